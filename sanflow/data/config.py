@@ -1,0 +1,53 @@
+"""What the data is: layout, roles, region of interest, and the synthetic anomalies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..imaging import Roi
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a folder or CSV file becomes the three roles train, calibrate and test."""
+
+    layout: Literal["auto", "mvtec", "folder", "csv"] = "auto"
+    roi: Roi | None = None
+    calibrate_fraction: float = 0.15
+    """Share of the good training parts held out for calibration, whole groups at a time."""
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.calibrate_fraction < 1:
+            raise ValueError(f"calibrate_fraction {self.calibrate_fraction} must be in (0, 1)")
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """Synthetic anomalies of the paper's supplement B.2; sizes in pixels of a 256-pixel image."""
+
+    enabled: bool = True
+    quotas: tuple[int, int, int, int] = (2, 2, 2, 2)
+    """Per batch: normal, small rectangle, medium rectangle, circle; the sum is the batch size."""
+    small_height: tuple[int, int] = (2, 32)
+    small_width: tuple[int, int] = (10, 50)
+    medium_height: tuple[int, int] = (16, 64)
+    medium_width: tuple[int, int] = (64, 256)
+    circle_radius: tuple[int, int] = (10, 25)
+    jitter: float = 0.1
+    """Largest relative change of brightness, contrast, saturation and hue, drawn per patch."""
+    rotation: float = 45.0
+    """Largest rotation of a patch, degrees."""
+    blur: float = 2.0
+    """Deviation of the Gaussian that softens a patch's border."""
+
+    def __post_init__(self) -> None:
+        if min(self.quotas) < 0 or self.quotas[0] < 1:
+            raise ValueError(f"quotas {self.quotas}: at least one normal image per batch")
+        for name in ("small_height", "small_width", "medium_height", "medium_width", "circle_radius"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high <= 256:
+                raise ValueError(f"{name} ({low}, {high}) must be within 1..256, low before high")
+        if self.jitter < 0 or self.blur < 0 or self.rotation < 0:
+            raise ValueError("jitter, rotation and blur must not be negative")

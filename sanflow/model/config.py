@@ -1,0 +1,73 @@
+"""What a model is: every choice that changes its mathematics, with the reference's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EXTRACTORS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """SANFlow's shape and scoring rule. `variance` and `mean` span the ablations of table 2.12."""
+
+    extractor: str = "wide_resnet50_2"
+    taps: tuple[int, ...] = (8, 16, 32)
+    """Strides of the tapped feature maps, fine to coarse; any of 4, 8, 16, 32."""
+    padding: Literal["reflect", "zeros"] = "reflect"
+    """Padding of the extractor's convolutions (MobileNets always keep zeros)."""
+    feature_scale: Literal["none", "standard"] = "none"
+    """`standard`: each channel is standardised with its mean and deviation over good images."""
+    smooth: int = 1
+    """Side of the mean filter over each tapped map (odd; 1 is none)."""
+    height: int = 256
+    width: int = 256
+    position_dim: int = 512
+    blocks: int = 8
+    clamp: float = 1.9
+    head_width: int = 64
+    variance: Literal["estimated", "fixed", "unit"] = "estimated"
+    """`estimated` by the statistics head; `fixed` at the prior's mode xi; `unit` (Eq. 2)."""
+    mean: Literal["fixed", "estimated"] = "fixed"
+    """`fixed`: 0 for normal, `mean_margin` for abnormal; `estimated` by a second head (3b, 3c)."""
+    mean_margin: float = 1.0
+    prior_window: int = 11
+    prior_variance: float = 0.1
+    variance_rule: Literal["mode", "expectation"] = "mode"
+    """How the inverse gamma becomes a variance when scoring (methods 2.4)."""
+    max_variance: float = 5.0
+    fusion: Literal["likelihood", "log_likelihood"] = "likelihood"
+    """`likelihood`: K - sum Up(exp(l - m)); `log_likelihood`: sum Up(m - l), never saturates."""
+    image_score: Literal["max", "top"] = "max"
+    top_fraction: float = 0.01
+    """Share of map pixels averaged by `image_score = "top"`."""
+
+    def __post_init__(self) -> None:
+        if self.extractor not in EXTRACTORS:
+            raise ValueError(f"extractor {self.extractor!r} is not one of {', '.join(EXTRACTORS)}")
+        if not self.taps or list(self.taps) != sorted(set(self.taps) & {4, 8, 16, 32}):
+            raise ValueError(f"taps {self.taps} must be strides from 4, 8, 16, 32, fine to coarse")
+        coarsest = max(self.taps)
+        if self.height % coarsest or self.width % coarsest or min(self.height, self.width) < 32:
+            raise ValueError(
+                f"image size {self.height}x{self.width} must be a multiple of {coarsest}, at least 32"
+            )
+        if self.position_dim < 4 or self.position_dim % 4:
+            raise ValueError(f"position_dim {self.position_dim} must be a positive multiple of 4")
+        if self.smooth < 1 or self.smooth % 2 == 0:
+            raise ValueError(f"smooth {self.smooth} must be odd and at least 1")
+        if self.blocks < 1 or self.clamp <= 0 or self.head_width < 1:
+            raise ValueError("blocks, clamp and head_width must be positive")
+        if not 0 < self.top_fraction <= 1:
+            raise ValueError(f"top_fraction {self.top_fraction} must be in (0, 1]")
+        if self.prior_variance <= 0 or self.max_variance <= 0 or self.prior_window < 2:
+            raise ValueError("prior_window must be at least 2, both variances positive")

@@ -1,0 +1,72 @@
+"""What training does, and the whole configuration of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..data.config import DataConfig, SynthConfig
+from ..model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """L = L_NLL + bce_weight L_BCE + kl_weight L_KL (methods 2.6)."""
+
+    form: Literal["paper", "official"] = "paper"
+    """`official`: -logsigmoid((log p + J - kl KL - bce CE) / C), the released code's form."""
+    bce_weight: float = 1.0
+    kl_weight: float = 0.2
+    half_log_variance: bool = True
+    """False drops the 1/2 before (log b - psi a) as the released code does (methods 2.4)."""
+    bce: Literal["logits", "official"] = "logits"
+    """`official`: cross-entropy of an already normalised softmax (methods 2.5)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam with warm-up and cosine decay (methods 1.4)."""
+
+    epochs: int = 80
+    """Passes over the training images."""
+    sub_epochs: int = 4
+    """Passes per meta-epoch: the learning rate is set once per meta-epoch."""
+    learning_rate: float = 5e-4
+    warmup_meta_epochs: int = 2
+    positions: float = 1.0
+    """Share of feature positions drawn at random in each step; 1 takes all."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = 0
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares in the training process."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.sub_epochs < 1 or self.warmup_meta_epochs < 0:
+            raise ValueError("epochs and sub_epochs must be positive, warm-up not negative")
+        if self.learning_rate <= 0 or not 0 < self.positions <= 1:
+            raise ValueError("learning_rate must be positive, positions in (0, 1]")
+        if self.workers < 0:
+            raise ValueError(f"workers {self.workers} must not be negative")
+
+
+@dataclass(frozen=True)
+class PretextConfig:
+    """Teaching an extractor without weights: pixelwise classification of synthetic anomalies."""
+
+    steps: int = 300
+    learning_rate: float = 1e-3
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a user can choose about a run; stored in it unchanged."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    synth: SynthConfig = field(default_factory=SynthConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    pretext: PretextConfig = field(default_factory=PretextConfig)
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's download), `none` (taught on the good images), or a file."""
