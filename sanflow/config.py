@@ -1,12 +1,12 @@
-"""What training does, and the whole configuration of a run."""
+"""Everything a user can choose about a run: model, data, anomalies, loss, optimiser, pretext."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..data.config import DataConfig, SynthConfig
-from ..model.config import ModelConfig
+from .data.config import DataConfig, SynthConfig
+from .model.config import ModelConfig
 
 
 @dataclass(frozen=True)
