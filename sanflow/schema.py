@@ -98,7 +98,10 @@ def _tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[objec
 
 def _scalar(kind: Any, value: object, where: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: a whole number of this size is not a float") from None
     if type(value) is not kind:
         raise ConfigError(f"{where}: expected {kind.__name__}, got {_name(value)}")
     if isinstance(value, float) and not math.isfinite(value):
