@@ -1,0 +1,329 @@
+"""The bundle's manifest: what it says, its one canonical spelling, and the digest over it.
+
+A manifest has exactly one valid spelling: the fields below in this order, as ASCII JSON with two
+spaces of indentation. A file that differs from its own canonical re-serialisation is refused, so a
+duplicate key, a reordered field, `1` for `1.0` or one changed space cannot hide anything.
+
+The digest is integrity, not a signature: it finds damage and careless edits. Whoever can rewrite
+every file can also rewrite the digest; keep bundles where only trusted people write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from . import schema
+from .errors import ConfigError
+from .imaging import PixelPath
+
+SCHEMA = "sanflow.bundle/1"
+GRAPHS = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
+"""The graph's files per target; the first is the one an engine is pointed at."""
+MAPS = "golden/maps.npy"
+MIN_GOLDENS = 8
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of the graph."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require(bool(self.shape) and min(self.shape) >= 1, f"shape {self.shape} must be positive")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Where the graph came from; for people and reports, no engine needs it."""
+
+    method: str
+    extractor: str
+    taps: tuple[int, ...]
+    padding: str
+    feature_scale: str
+    fusion: str
+    image_score: str
+    weights: str
+    """Where the extractor's weights came from, without a folder."""
+    weights_sha256: str | None
+    parameters: int
+    checkpoint_sha256: str
+    """sha256 of the run's model.safetensors that was exported."""
+
+    def __post_init__(self) -> None:
+        _hash(self.checkpoint_sha256, "checkpoint_sha256")
+        if self.weights_sha256 is not None:
+            _hash(self.weights_sha256, "weights_sha256")
+        _require(bool(self.taps) and self.parameters >= 1, "needs taps and parameters")
+        _require(
+            not set("/\\") & set(self.weights),
+            f"weights {self.weights!r} must be a name without a folder",
+        )
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The data set the model saw: its fingerprint and the size of the two good roles."""
+
+    fingerprint: str
+    train: int
+    calibrate: int
+
+    def __post_init__(self) -> None:
+        _hash(self.fingerprint, "fingerprint")
+        _require(self.train >= 1 and self.calibrate >= 0, "needs at least one training image")
+
+
+@dataclass(frozen=True)
+class CalibrationInfo:
+    """The score constants m_k (in the graph already) and the held-out good scores, ascending.
+
+    The scores let the threshold be moved to another false-alarm bound without images or PyTorch.
+    """
+
+    level_max: tuple[float, ...]
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require(list(self.scores) == sorted(self.scores), "scores must be ascending")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a raw score becomes a verdict: NG above the threshold, uncertain inside the band."""
+
+    threshold: float
+    false_alarm_rate: float | None
+    """The bound the threshold was chosen for; None where a person set the threshold."""
+    band_low: float
+    band_high: float
+    display_low: float
+    display_high: float
+
+    def __post_init__(self) -> None:
+        rate = self.false_alarm_rate
+        _require(rate is None or 0 < rate < 1, f"false_alarm_rate {rate} must be in (0, 1)")
+        _require(
+            self.band_low <= self.threshold <= self.band_high,
+            f"threshold {self.threshold} must be inside its band "
+            f"[{self.band_low}, {self.band_high}]",
+        )
+        _require(
+            self.display_low < self.display_high,
+            f"display_low {self.display_low} must be below display_high {self.display_high}",
+        )
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far an engine may be from PyTorch: relative for scores, absolute for maps."""
+
+    score_relative: float = 1e-4
+    map_absolute: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require(self.score_relative > 0 and self.map_absolute > 0, "tolerances must be positive")
+
+
+@dataclass(frozen=True)
+class GoldenEntry:
+    """One golden sample: model input pixels as PNG, and PyTorch's score (its map is in MAPS)."""
+
+    image: str
+    score: float
+    kind: Literal["good", "anomaly"]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the bundle must be, to the bit."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        _hash(self.sha256, "sha256")
+        _require(self.bytes >= 1, f"bytes {self.bytes} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself. `digest` is last and covers all the rest."""
+
+    schema: Literal["sanflow.bundle/1"]
+    sanflow: str
+    created: str
+    """UTC, ISO 8601, to the second: 2026-01-31T12:00:00Z."""
+    target: Literal["onnx", "openvino"]
+    precision: Literal["fp32"]
+    model: ModelInfo
+    data: DataInfo
+    input: Tensor
+    outputs: tuple[Tensor, ...]
+    pixels: PixelPath
+    calibration: CalibrationInfo
+    decision: Decision
+    tolerances: Tolerances
+    golden: tuple[GoldenEntry, ...]
+    references: dict[str, float]
+    """PyTorch's score of calibration images by `imaging.pixel_sha256` of their model input."""
+    files: dict[str, FileEntry]
+    digest: str
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest that these bytes spell canonically; ConfigError says what is wrong with them."""
+    try:
+        value = json.loads(
+            data.decode("ascii"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"manifest: byte {error.start} is not ASCII") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"manifest: not JSON ({error})") from None
+    if isinstance(value, dict) and value.get("schema", SCHEMA) != SCHEMA:
+        raise ConfigError(
+            f"manifest.schema: {value['schema']!r} is not {SCHEMA!r}, the one this version reads"
+        )
+    manifest = schema.load(Manifest, value, "manifest")
+    check(manifest)
+    if manifest.digest != digest(manifest):
+        raise ConfigError(
+            f"manifest.digest: {manifest.digest[:12]}... is not the digest of the other fields "
+            f"({digest(manifest)[:12]}...): the manifest was edited or damaged"
+        )
+    if serialise(manifest) != data:
+        raise ConfigError(
+            "manifest: not in canonical form (field order, spacing or number spelling differ)"
+        )
+    return manifest
+
+
+def serialise(manifest: Manifest) -> bytes:
+    """The one valid spelling of a manifest."""
+    return _canonical(_plain(manifest))
+
+
+def digest(manifest: Manifest) -> str:
+    """sha256 of the canonical spelling without the field `digest`."""
+    rest = _plain(manifest)
+    del rest["digest"]
+    return hashlib.sha256(_canonical(rest)).hexdigest()
+
+
+def check(manifest: Manifest) -> None:
+    """Refuse fields that contradict each other (ConfigError names the field)."""
+    _check_shapes(manifest)
+    golden = manifest.golden
+    if len(golden) < MIN_GOLDENS:
+        raise ConfigError(
+            f"manifest.golden: {len(golden)} samples, at least {MIN_GOLDENS} are needed"
+        )
+    for index, entry in enumerate(golden):
+        if entry.image != golden_name(index):
+            raise ConfigError(
+                f"manifest.golden[{index}].image: {entry.image!r}, expected {golden_name(index)!r}"
+            )
+    for key in manifest.references:
+        if not _SHA256.fullmatch(key):
+            raise ConfigError(f"manifest.references: {key!r} is not a lowercase sha256")
+    for index, name in enumerate(manifest.files):
+        _check_name(name, list(manifest.files)[:index])
+    expected = [*GRAPHS[manifest.target], *(g.image for g in golden), MAPS]
+    for name in manifest.files:
+        if name not in expected:
+            raise ConfigError(
+                f"manifest.files: {name!r} does not belong to an {manifest.target} bundle"
+            )
+    for name in expected:
+        if name not in manifest.files:
+            raise ConfigError(f"manifest.files: {name!r} is missing")
+
+
+def golden_name(index: int) -> str:
+    """Path of the golden image with this index inside the bundle."""
+    return f"golden/{index:03d}.png"
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    shape = manifest.input.shape
+    if len(shape) != 4:
+        raise ConfigError(f"manifest.input.shape: {shape} is not (N, H, W, 3)")
+    batch, height, width = shape[0], manifest.pixels.height, manifest.pixels.width
+    wanted = Tensor("image", "uint8", (batch, height, width, 3))
+    if manifest.input != wanted:
+        raise ConfigError(
+            f"manifest.input: {manifest.input} does not fit the pixels {height}x{width}, "
+            f"expected {wanted}"
+        )
+    outputs = (
+        Tensor("score", "float32", (batch,)),
+        Tensor("map", "float32", (batch, height, width)),
+    )
+    if manifest.outputs != outputs:
+        raise ConfigError(f"manifest.outputs: {manifest.outputs} are not {outputs}")
+    levels, taps = len(manifest.calibration.level_max), len(manifest.model.taps)
+    if levels != taps:
+        raise ConfigError(f"manifest.calibration.level_max: {levels} values for {taps} taps")
+    scores, parts = len(manifest.calibration.scores), manifest.data.calibrate
+    if scores != parts:
+        raise ConfigError(f"manifest.calibration.scores: {scores} scores for {parts} images")
+
+
+def _check_name(name: str, earlier: list[str]) -> None:
+    """Only plain relative names: a bundle never reaches outside its own folder."""
+    where = f"manifest.files: {name!r}"
+    if name.startswith(("/", "\\")) or _DRIVE.match(name):
+        raise ConfigError(f"{where} is an absolute path; only paths inside the bundle are allowed")
+    if ".." in re.split(r"[/\\]", name):
+        raise ConfigError(f"{where} leaves the bundle with '..'")
+    if not _PLAIN.fullmatch(name) or "." in name.split("/"):
+        raise ConfigError(f"{where} is not a plain path of letters, digits, '.', '_', '-' and '/'")
+    for other in earlier:
+        if other.casefold() == name.casefold():
+            raise ConfigError(f"{where} differs from {other!r} only by case")
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    value: dict[str, Any] = schema.dump(manifest)
+    # Tables have no declared order, so theirs is by key; fields keep the declared one.
+    for table in ("references", "files"):
+        value[table] = dict(sorted(value[table].items()))
+    return value
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"manifest: the key {twice!r} appears twice")
+    return table
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ConfigError(f"manifest: {name} is not a finite number")
+
+
+def _hash(value: str, field: str) -> None:
+    _require(bool(_SHA256.fullmatch(value)), f"{field} {value!r} is not a lowercase sha256")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
