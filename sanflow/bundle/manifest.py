@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-from . import schema
-from .errors import ConfigError
-from .imaging import PixelPath
+from .. import schema
+from ..errors import ConfigError
+from ..imaging import PixelPath
 
 SCHEMA = "sanflow.bundle/1"
 GRAPHS = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}

@@ -1,0 +1,183 @@
+"""Opening a bundle: every file is verified against the manifest, and nothing is executed.
+
+Nothing but the manifest is parsed: every other file is hashed first and then looked at byte by
+byte (contents.py). Nothing outside the manifest's list may lie in the folder.
+
+Time of check, time of use: `Bundle.read` hashes the very bytes that it returns, on every call. An
+engine or decoder is given those bytes, never a path, so a file swapped after `open` is found, not
+used; and `open` keeps no graph in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import imaging
+from ..errors import BundleError, ConfigError, ImageError
+from . import contents
+from .manifest import GRAPHS, MAPS, Manifest, parse
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST = 16 * 2**20
+MAX_FILE = 2**31 - 1
+"""Bytes; a protobuf message, hence an ONNX file, cannot be larger."""
+
+_EXPORT = "export the run again"
+_COPY = "copy the bundle again from where it was exported, or export the run again"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden sample: input pixels, and what PyTorch said about them."""
+
+    image: NDArray[np.uint8]  # (H, W, 3)
+    score: float
+    map: NDArray[np.float32]  # (H, W)
+    kind: Literal["good", "anomaly"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: everything in it has been verified against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Verify the whole folder; BundleError says which file or field is wrong, and why.
+
+        `path` itself may be a symbolic link (a common way to switch versions); it is followed once.
+        """
+        given = Path(path)
+        if not given.is_dir():
+            raise BundleError(f"{given}: not a bundle folder; give the folder that export wrote")
+        folder = given.resolve()
+        if not os.path.lexists(folder / MANIFEST):
+            raise BundleError(f"{given}: no {MANIFEST} inside; give the folder that export wrote")
+        _require_plain(folder, MANIFEST)
+        try:
+            manifest = parse(_read(folder, MANIFEST, MAX_MANIFEST))
+        except ConfigError as error:
+            raise BundleError(f"{given}: {MANIFEST}: {error}; {_COPY}") from None
+        _check_listing(folder, manifest)
+        bundle = cls(folder, manifest)
+        for name in manifest.files:
+            why = contents.problem(name, bundle.read(name), manifest)
+            if why is not None:
+                raise BundleError(f"{folder}: {name}: {why}; {_EXPORT}")
+        return bundle
+
+    @property
+    def graph(self) -> Path:
+        """The graph's (first) file, for messages; engines take their bytes from `read`."""
+        return self.path / GRAPHS[self.manifest.target][0]
+
+    @property
+    def pixel_path(self) -> imaging.PixelPath:
+        """How a decoded image becomes this model's input."""
+        return self.manifest.pixels
+
+    @property
+    def batch(self) -> int:
+        """Images per inference: the graph's first dimension."""
+        return self.manifest.input.shape[0]
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one listed file, hashed again on every call; BundleError if they changed."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: {name!r} is not a file of this bundle")
+        data = _read(self.path, name, entry.bytes)
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256:
+            raise BundleError(
+                f"{self.path}: {name}: sha256 is {found[:12]}..., the manifest says "
+                f"{entry.sha256[:12]}...: the file was altered or damaged; {_COPY}"
+            )
+        return data
+
+    def goldens(self) -> list[Golden]:
+        """The golden samples, decoded."""
+        maps = np.load(io.BytesIO(self.read(MAPS)), allow_pickle=False)
+        return [
+            Golden(_decode(self, entry.image), entry.score, maps[index], entry.kind)
+            for index, entry in enumerate(self.manifest.golden)
+        ]
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    """The folder holds exactly the listed files, as plain files in plain folders."""
+    listed = {MANIFEST, *manifest.files}
+    folders = {name.rsplit("/", 1)[0] for name in listed if "/" in name}
+    found: set[str] = set()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        for entry in sorted(os.scandir(folder / prefix), key=lambda e: e.name):
+            name = f"{prefix}{entry.name}"
+            if entry.is_symlink():
+                raise BundleError(f"{folder}: {name}: is a symbolic link; {_COPY}, following links")
+            if entry.is_dir(follow_symlinks=False):
+                if name not in folders:
+                    raise BundleError(f"{folder}: {name}/: is not in the manifest; remove it")
+                waiting.append(f"{name}/")
+                continue
+            if name not in listed:
+                raise BundleError(f"{folder}: {name}: is not in the manifest; remove it")
+            _require_plain(folder, name)
+            found.add(name)
+    for name in sorted(listed - found):
+        raise BundleError(f"{folder}: {name}: is missing; {_COPY}")
+
+
+def _require_plain(folder: Path, name: str) -> None:
+    mode = os.lstat(folder / name).st_mode
+    if stat.S_ISLNK(mode):
+        raise BundleError(f"{folder}: {name}: is a symbolic link; {_COPY}, following links")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{folder}: {name}: is not a regular file; {_COPY}")
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    """The whole file, at most `limit` bytes; never through a final link, never from a pipe."""
+    if limit > MAX_FILE:
+        raise BundleError(
+            f"{folder}: {name}: {limit} bytes in the manifest, the limit is {MAX_FILE}; {_EXPORT}"
+        )
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(folder / name, flags | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{folder}: {name}: is not a regular file; {_COPY}")
+            if name == MANIFEST and status.st_size > limit:
+                raise BundleError(
+                    f"{folder}: {name}: {status.st_size} bytes, the limit is {limit}; {_COPY}"
+                )
+            if name != MANIFEST and status.st_size != limit:
+                raise BundleError(
+                    f"{folder}: {name}: {status.st_size} bytes, the manifest says {limit}: "
+                    f"the file was altered or cut short; {_COPY}"
+                )
+            return file.read(limit)
+    except OSError as error:
+        raise BundleError(f"{folder}: {name}: cannot be read: {error.strerror}; {_COPY}") from error
+
+
+def _decode(bundle: Bundle, name: str) -> NDArray[np.uint8]:
+    try:
+        image = imaging.decode(bundle.read(name), name)
+    except ImageError as error:
+        raise BundleError(f"{bundle.path}: {name}: {error}; {_EXPORT}") from None
+    return image

@@ -1,0 +1,157 @@
+"""Writing a bundle, or its decision, in one atomic step: never half a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import BundleError
+from .folder import MANIFEST, Bundle
+from .manifest import GRAPHS, Decision, FileEntry, Manifest, check, digest, serialise
+
+
+@contextmanager
+def staged_bundle(
+    out: str | os.PathLike[str],
+    draft: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    force: bool = False,
+) -> Iterator[Bundle]:
+    """Write a bundle beside `out` and yield it opened; it takes its place when the block succeeds.
+
+    `files` and `digest` of the draft are filled in here. If the block raises, or the machine stops
+    at any moment, `out` is what it was before: never half a bundle. An existing bundle is replaced
+    only with `force`, and anything else that lies at `out` never.
+    """
+    target = Path(out).absolute()
+    _check_replaceable(target, force)
+    stage = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        with _os_errors(target):
+            _fill(stage, draft, contents)
+        yield Bundle.open(stage)
+        with _os_errors(target):
+            _move_into_place(stage, target, force)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_bundle(
+    out: str | os.PathLike[str],
+    draft: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    force: bool = False,
+) -> Bundle:
+    """Write a bundle folder atomically and open it; see `staged_bundle`."""
+    with staged_bundle(out, draft, contents, force=force):
+        pass
+    return Bundle.open(out)
+
+
+def with_decision(bundle: Bundle, decision: Decision) -> Bundle:
+    """Give the bundle another decision: only the manifest is rewritten, in one atomic step."""
+    manifest = _sealed(dataclasses.replace(bundle.manifest, decision=decision))
+    # Beside the bundle, not in it: a file left by a power cut must not make it refusable.
+    part = bundle.path.parent / f".{bundle.path.name}.{secrets.token_hex(4)}.tmp"
+    with _os_errors(bundle.path / MANIFEST):
+        try:
+            _write(part, serialise(manifest))
+            os.replace(part, bundle.path / MANIFEST)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(bundle.path)
+    return Bundle.open(bundle.path)
+
+
+def _sealed(draft: Manifest) -> Manifest:
+    check(draft)
+    return dataclasses.replace(draft, digest=digest(draft))
+
+
+def _fill(stage: Path, draft: Manifest, contents: Mapping[str, bytes]) -> None:
+    files = {
+        name: FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+        for name, data in contents.items()
+    }
+    manifest = _sealed(dataclasses.replace(draft, files=files))
+    stage.parent.mkdir(parents=True, exist_ok=True)
+    stage.mkdir()
+    for name, data in {**contents, MANIFEST: serialise(manifest)}.items():
+        (stage / name).parent.mkdir(exist_ok=True)
+        _write(stage / name, data)
+    for folder in {(stage / name).parent for name in contents} | {stage}:
+        _sync(folder)
+
+
+@contextmanager
+def _os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be written: {error}") from error
+
+
+def _check_replaceable(target: Path, force: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise BundleError(f"{target}: exists and is not a folder; choose another output")
+    if not any(target.iterdir()):
+        return
+    if not _looks_like_bundle(target):
+        raise BundleError(
+            f"{target}: holds files but is no bundle, so it is left alone; choose another output"
+        )
+    if not force:
+        raise BundleError(f"{target}: a bundle is there already; replace it with --force")
+
+
+def _looks_like_bundle(folder: Path) -> bool:
+    """A bundle, or the remains of one: its manifest, and nothing that a bundle does not have."""
+    known = {MANIFEST, "golden", *(name for names in GRAPHS.values() for name in names)}
+    names = {entry.name for entry in folder.iterdir()}
+    return MANIFEST in names and names <= known
+
+
+def _move_into_place(stage: Path, target: Path, force: bool) -> None:
+    _check_replaceable(target, force)  # again: hours may have passed
+    if target.exists() and any(target.iterdir()):
+        old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
+        os.rename(target, old)
+        try:
+            os.rename(stage, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        if target.exists():
+            target.rmdir()
+        os.rename(stage, target)
+    _sync(target.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename or new file in this folder survive a power cut."""
+    if os.name == "nt":  # a folder cannot be opened there; NTFS orders its own metadata
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
