@@ -8,7 +8,8 @@
     ├── BundleError         4   a bundle is refused: altered, unsafe, or not one
     ├── EngineError         5   an engine is missing, cannot load the graph, or failed while running
     ├── ParityError         6   an engine does not give PyTorch's verdicts
-    └── CalibrationError    7   the asked false-alarm bound cannot be given
+    ├── CalibrationError    7   the asked false-alarm bound cannot be given
+    └── Interrupted       130   asked to stop by Ctrl-C or SIGTERM; what was finished is kept
 
 Exit code 3 is not an error: `sanflow infer` finished, and at least one image got no decision.
 A message says what was given, what was expected, and what to do.
@@ -63,3 +64,9 @@ class CalibrationError(SanflowError):
     """The asked false-alarm bound cannot be given with the parts at hand."""
 
     exit_code = 7
+
+
+class Interrupted(SanflowError):
+    """Asked to stop by Ctrl-C or SIGTERM; what was finished is kept."""
+
+    exit_code = 130
