@@ -1,0 +1,1 @@
+"""Score constants and the threshold, from good parts only."""
