@@ -14,6 +14,7 @@ EXTRACTORS = (
     "mobilenet_v2",
     "mobilenet_v3_large",
 )
+BOTTLENECKS = ("resnet50", "wide_resnet50_2", "wide_resnet101_2")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ModelConfig:
     """Strides of the tapped feature maps, fine to coarse; any of 4, 8, 16, 32."""
     padding: Literal["reflect", "zeros"] = "reflect"
     """Padding of the extractor's convolutions (MobileNets always keep zeros)."""
+    stride_on: Literal["3x3", "1x1"] = "3x3"
+    """Which convolution of a bottleneck strides: torchvision's weights `3x3`, Keras's `1x1`."""
     feature_scale: Literal["none", "standard"] = "none"
     """`standard`: each channel is standardised with its mean and deviation over good images."""
     smooth: int = 1
@@ -57,10 +60,17 @@ class ModelConfig:
         if not self.taps or list(self.taps) != sorted(set(self.taps) & {4, 8, 16, 32}):
             raise ValueError(f"taps {self.taps} must be strides from 4, 8, 16, 32, fine to coarse")
         coarsest = max(self.taps)
-        if self.height % coarsest or self.width % coarsest or min(self.height, self.width) < 32:
+        if self.height % coarsest or self.width % coarsest:
             raise ValueError(
-                f"image size {self.height}x{self.width} must be a multiple of {coarsest}, at least 32"
+                f"image size {self.height}x{self.width} must be a multiple of {coarsest}"
             )
+        if min(self.height, self.width) < max(32, 2 * coarsest):
+            raise ValueError(
+                f"image size {self.height}x{self.width} is below {max(32, 2 * coarsest)}, "
+                f"which taps {self.taps} need"
+            )
+        if self.stride_on == "1x1" and self.extractor not in BOTTLENECKS:
+            raise ValueError(f"stride_on '1x1' is for {', '.join(BOTTLENECKS)} only")
         if self.position_dim < 4 or self.position_dim % 4:
             raise ValueError(f"position_dim {self.position_dim} must be a positive multiple of 4")
         if self.smooth < 1 or self.smooth % 2 == 0:

@@ -1,0 +1,115 @@
+"""Feature extractors: torchvision's networks, cut after the last tap, frozen in eval mode.
+
+A ResNet is tapped after a stage's last ReLU, MobileNetV3 at the raw output of a block's last
+1x1 convolution (as CFLOW-AD does), MobileNetV2, for which nothing is published, at a block's end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import cast
+
+import torchvision.models as zoo
+from torch import Tensor, nn
+
+from .config import BOTTLENECKS, ModelConfig
+
+# Per family: for each stride the child of the network after which it is tapped, and its channels.
+_RESNET = {4: ("layer1", 64), 8: ("layer2", 128), 16: ("layer3", 256), 32: ("layer4", 512)}
+_MOBILENET = {
+    "mobilenet_v2": {4: ("3", 24), 8: ("6", 32), 16: ("13", 96), 32: ("17", 320)},
+    "mobilenet_v3_large": {4: ("3", 24), 8: ("6", 40), 16: ("12", 112), 32: ("15", 160)},
+}
+
+
+class Extractor(nn.Module):
+    """Maps (B, C_k, H_k, W_k) of a frozen network, one per tap, of images (B, 3, H, W)."""
+
+    def __init__(self, body: nn.Sequential, prefix: str, taps: dict[str, int], raw: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.prefix = prefix
+        """What torchvision's parameter names have before those of `body`."""
+        self.taps = tuple(taps)
+        self.channels = tuple(taps.values())
+        self.raw = raw
+        self.freeze()
+
+    def freeze(self) -> None:
+        """No gradients and fixed BatchNorm statistics, whatever `train()` says."""
+        self.frozen = True
+        self.requires_grad_(False).train(False)
+
+    def thaw(self) -> None:
+        """Let the network learn (the pretext stage); `freeze` ends it."""
+        self.frozen = False
+        self.requires_grad_(True).train(True)
+
+    def train(self, mode: bool = True) -> Extractor:
+        """Stay in eval mode unless thawed."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Tapped maps, fine to coarse."""
+        maps = []
+        for name, stage in self.body.named_children():
+            tapped = name in self.taps
+            if tapped and self.raw:
+                x, tap = _with_projection(stage, x)
+            else:
+                tap = x = stage(x)
+            if tapped:
+                maps.append(tap)
+        return maps
+
+
+def build_extractor(
+    name: str, taps: Sequence[int], padding: str = "reflect", stride_on: str = "3x3"
+) -> Extractor:
+    """The network `name` with random weights, tapped at the strides `taps` (4, 8, 16, 32)."""
+    model = zoo.get_model(name, weights=None)
+    if name in _MOBILENET:
+        table, prefix = _MOBILENET[name], "features."
+        children = OrderedDict(model.features.named_children())
+    else:
+        widening = 4 if name in BOTTLENECKS else 1
+        table, prefix = {s: (n, c * widening) for s, (n, c) in _RESNET.items()}, ""
+        children = OrderedDict(model.named_children())
+        if padding == "reflect":
+            _reflect(model)
+        if stride_on == "1x1":
+            _stride_first(model)
+    names = list(children)
+    kept = names[: names.index(table[max(taps)][0]) + 1]
+    body = nn.Sequential(OrderedDict((n, children[n]) for n in kept))
+    return Extractor(body, prefix, dict(table[s] for s in taps), raw=name == "mobilenet_v3_large")
+
+
+def extractor_of(config: ModelConfig) -> Extractor:
+    """The extractor a model's configuration asks for, with random weights."""
+    return build_extractor(config.extractor, config.taps, config.padding, config.stride_on)
+
+
+def _with_projection(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """An inverted residual's output and the raw output of its last convolution."""
+    layers = cast(nn.Sequential, block.block)
+    projection = cast(nn.Sequential, layers[-1])
+    raw = projection[0](layers[:-1](x))
+    out = projection[1:](raw)
+    return (out + x if block.use_res_connect else out), raw
+
+
+def _reflect(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and any(cast("tuple[int, int]", module.padding)):
+            module.padding_mode = "reflect"
+
+
+def _stride_first(model: nn.Module) -> None:
+    """ResNet's first version: a stage's stride sits on its first 1x1 convolution."""
+    for name in ("layer2", "layer3", "layer4"):
+        block = model.get_submodule(f"{name}.0")
+        cast(nn.Conv2d, block.conv1).stride = (2, 2)
+        cast(nn.Conv2d, block.conv2).stride = (1, 1)

@@ -1,0 +1,222 @@
+"""SANFlow: extractor, one conditional flow per level, and a head that predicts each variance.
+
+`forward` is exactly what is exported: from uint8 images to their scores and anomaly maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .extractor import extractor_of
+from .flow import Flow
+from .head import StatisticsHead
+from .likelihood import Prior, Spread, clip, log_density
+from .position import take
+from .score import anomaly_map, image_score
+from .statistics import ChannelScale, Moments
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One level's latents as the likelihood sees them: (B, H_k, W_k), or (B, n, 1) if drawn."""
+
+    channels: int
+    mean: Tensor
+    """Mean over channels of z - mu, mu the mean of a normal position."""
+    square: Tensor
+    """Mean over channels of (z - mu)^2."""
+    log_det: Tensor
+    """log|det dz/dv| / C."""
+    log_a: Tensor | None
+    """log alpha and log beta of the statistics head; None where the variance is a constant."""
+    log_b: Tensor | None
+
+
+@dataclass(frozen=True)
+class LevelTerms:
+    """One level of a training batch: its latents and which positions are synthetic anomalies."""
+
+    latent: Latent
+    abnormal: Tensor
+
+
+class SANFlow(nn.Module):
+    """Semantic-aware normalising flow; `seed` fixes permutations and first weights."""
+
+    level_max: Tensor
+    pixel_mean: Tensor
+    pixel_deviation: Tensor
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.prior = Prior.of(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(config)
+        self.register_buffer("level_max", torch.zeros(len(config.taps)))
+        mean, deviation = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)
+        self.register_buffer("pixel_mean", mean[:, None, None], persistent=False)
+        self.register_buffer("pixel_deviation", deviation[:, None, None], persistent=False)
+
+    def _build(self, config: ModelConfig) -> None:
+        self.extractor = extractor_of(config)
+        channels, finest = self.extractor.channels, config.taps[0]
+        self.flows = nn.ModuleList(
+            Flow(
+                c,
+                config.height // stride,
+                config.width // stride,
+                position_dim=config.position_dim,
+                blocks=config.blocks,
+                clamp=config.clamp,
+            )
+            for c, stride in zip(channels, config.taps, strict=True)
+        )
+        self.scalers = nn.ModuleList(
+            ChannelScale(c) if config.feature_scale == "standard" else nn.Identity()
+            for c in channels
+        )
+        width = config.head_width
+        spread, moving = config.variance == "estimated", config.mean == "estimated"
+        self.head = StatisticsHead(width, 2, finest) if spread else None
+        self.mean_head = StatisticsHead(width, 1, finest) if moving else None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """ImageNet-normalised (B, 3, H, W) of RGB uint8 images (B, H, W, 3)."""
+        x = images.permute(0, 3, 1, 2).to(self.pixel_mean.dtype)
+        return (x - self.pixel_mean) / self.pixel_deviation
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Tapped maps of normalised images, smoothed and scaled as configured, fine to coarse."""
+        maps = self._smoothed(x)
+        return [scaler(m) for scaler, m in zip(self.scalers, maps, strict=True)]
+
+    def log_likelihoods(self, images: Tensor) -> list[Tensor]:
+        """Per-dimension log-likelihood l^k of every position as normal, (B, H_k, W_k) per level."""
+        everywhere = [None] * len(self.flows)
+        return [
+            log_density(latent.square, self.spread(latent, self.config.variance_rule))
+            + latent.log_det
+            for latent in self.latents(images, everywhere)
+        ]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B,) and anomaly maps (B, H, W) of RGB uint8 images (B, H, W, 3)."""
+        maps = anomaly_map(self.log_likelihoods(images), self.level_max, self.config)
+        return image_score(maps, self.config), maps
+
+    def training_terms(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        positions: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> list[LevelTerms]:
+        """What the loss needs of uint8 images (B, H, W, 3) and their anomaly masks (B, H, W).
+
+        A share `positions` of each level is drawn with `generator` (a CPU one): the same
+        positions for all images of the batch.
+        """
+        indices = self._draw(positions, generator)
+        latents = self.latents(images, indices)
+        finest = masks[:, None, :: self.config.taps[0], :: self.config.taps[0]].bool()
+        return [
+            LevelTerms(latent, self._at_level(finest, k, index)[:, 0])
+            for k, (latent, index) in enumerate(zip(latents, indices, strict=True))
+        ]
+
+    def latents(self, images: Tensor, indices: Sequence[Tensor | None]) -> list[Latent]:
+        """Latents of uint8 images per level, at all positions or at the flat positions given."""
+        x = self.normalise(images)
+        gamma = None if self.head is None else clip(self.head(x).to(x.dtype))
+        centre = None if self.mean_head is None else self.mean_head(x).to(x.dtype)
+        latents = []
+        for k, (flow, v, index) in enumerate(
+            zip(self.flows, self.features(x), indices, strict=True)
+        ):
+            z, log_det = flow(v if index is None else take(v, index), index)
+            if centre is not None:
+                z = z - self._at_level(centre, k, index)
+            log_a, log_b = (
+                (None, None) if gamma is None else self._at_level(gamma, k, index).unbind(1)
+            )
+            latents.append(
+                Latent(v.shape[1], z.mean(dim=1), (z * z).mean(dim=1), log_det, log_a, log_b)
+            )
+        return latents
+
+    def spread(self, latent: Latent, rule: Literal["mode", "expectation"]) -> Spread:
+        """The base variance of a level: a constant, or the head's by `rule` (methods 2.4)."""
+        if latent.log_a is None or latent.log_b is None:
+            constant = 1.0 if self.config.variance == "unit" else self.config.prior_variance
+            return Spread.constant(constant, latent.square)
+        if rule == "mode":
+            return Spread.mode(latent.log_a, latent.log_b, self.config.max_variance)
+        return Spread.expectation(latent.log_a, latent.log_b)
+
+    @torch.no_grad()
+    def fit_feature_scale(self, batches: Iterable[Tensor]) -> None:
+        """Standardise every channel over batches of good uint8 images (B, H, W, 3).
+
+        Does nothing unless `feature_scale` is `standard`.
+        """
+        if self.config.feature_scale != "standard":
+            return
+        moments = [Moments(c) for c in self.extractor.channels]
+        for images in batches:
+            maps = self._smoothed(self.normalise(images.to(self.pixel_mean.device)))
+            for level, m in zip(moments, maps, strict=True):
+                level.update(m)
+        for scaler, level in zip(self.scalers, moments, strict=True):
+            cast(ChannelScale, scaler).fit(level)
+
+    @torch.no_grad()
+    def fit_level_max(self, batches: Iterable[Tensor]) -> None:
+        """Set m_k to the largest l^k over batches of normal uint8 images (methods 1.5).
+
+        Raises ValueError when there is no image. The model should be in eval mode.
+        """
+        largest: Tensor | None = None
+        for images in batches:
+            levels = self.log_likelihoods(images.to(self.level_max.device))
+            batch = torch.stack([level.amax() for level in levels])
+            largest = batch if largest is None else torch.maximum(largest, batch)
+        if largest is None:
+            raise ValueError("the level maxima need at least one normal image")
+        self.level_max.copy_(largest)
+
+    def _smoothed(self, x: Tensor) -> list[Tensor]:
+        side, maps = self.config.smooth, cast("list[Tensor]", self.extractor(x))
+        if side > 1:
+            maps = [
+                F.avg_pool2d(m, side, stride=1, padding=side // 2, count_include_pad=False)
+                for m in maps
+            ]
+        return [m.to(x.dtype) for m in maps]
+
+    def _draw(self, share: float, generator: torch.Generator | None) -> list[Tensor | None]:
+        if share >= 1:
+            return [None] * len(self.flows)
+        device, indices = self.level_max.device, list[Tensor | None]()
+        for stride in self.config.taps:
+            total = (self.config.height // stride) * (self.config.width // stride)
+            drawn = torch.randperm(total, generator=generator)[: max(1, round(share * total))]
+            indices.append(drawn.to(device))
+        return indices
+
+    def _at_level(self, finest: Tensor, k: int, index: Tensor | None) -> Tensor:
+        """Maps (B, C, ., .) of the finest level at level k, by nearest sampling."""
+        step = self.config.taps[k] // self.config.taps[0]
+        maps = finest if step == 1 else finest[:, :, ::step, ::step]
+        return maps if index is None else take(maps, index)

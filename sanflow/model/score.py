@@ -1,0 +1,37 @@
+"""From log-likelihoods per level to one anomaly map and one score per image (methods 1.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import ModelConfig
+
+
+def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: ModelConfig) -> Tensor:
+    """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous."""
+    parts = []
+    for k, likelihood in enumerate(levels):
+        below = likelihood - level_max[k]
+        part = 1 - torch.exp(below) if config.fusion == "likelihood" else -below
+        parts.append(upsample(part, config.height, config.width))
+    return reduce(torch.add, parts)
+
+
+def upsample(maps: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize of (B, h, w) to (B, height, width), corners aligned."""
+    resized = F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=True)
+    return resized[:, 0]
+
+
+def image_score(maps: Tensor, config: ModelConfig) -> Tensor:
+    """The largest map value of each image, or the mean of the top fraction: (B,)."""
+    values = maps.flatten(1)
+    if config.image_score == "max":
+        return values.amax(dim=1)
+    count = max(1, round(config.top_fraction * values.shape[1]))
+    return values.topk(count, dim=1).values.mean(dim=1)

@@ -1,0 +1,116 @@
+"""The training loss: likelihood of normal and abnormal positions, their separation, the prior.
+
+`paper`:    L = mean(NLL) + bce_weight mean(BCE) + kl_weight mean(KL / C)      (Eqs. 3-9)
+`official`: L = mean(-logsigmoid((log p + J - kl_weight KL - bce_weight BCE) / C)), the released
+code's. Both are summed over levels; the statistics head learns from normal positions (methods 2.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import LossConfig
+from ..model.likelihood import (
+    Prior,
+    Spread,
+    kl_divergence,
+    kl_divergence_detached,
+    log_density,
+    normal_logit,
+)
+from ..model.sanflow import Latent, LevelTerms, SANFlow
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One level's terms per position, unweighted; NLL and KL are divided by C."""
+
+    nll: Tensor
+    bce: Tensor
+    kl: Tensor
+
+
+def loss(
+    model: SANFlow,
+    images: Tensor,
+    masks: Tensor,
+    config: LossConfig,
+    positions: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of uint8 images (B, H, W, 3) with anomaly masks (B, H, W), to be minimised.
+
+    The values beside it are `loss` and, summed over levels, the means of `nll`, `bce` and `kl`.
+    """
+    totals: list[Tensor] = []
+    means: list[Tensor] = []
+    for terms in model.training_terms(images, masks, positions, generator):
+        parts = level_parts(model, terms, config)
+        totals.append(_total(parts, terms.latent.channels, config))
+        means.append(torch.stack((parts.nll.mean(), parts.bce.mean(), parts.kl.mean())))
+    total = torch.stack(totals).sum()
+    values = torch.cat((total[None], torch.stack(means).sum(dim=0))).tolist()  # one transfer
+    return total, dict(zip(("loss", "nll", "bce", "kl"), values, strict=True))
+
+
+def level_parts(model: SANFlow, terms: LevelTerms, config: LossConfig) -> Parts:
+    """NLL (Eqs. 3, 5), BCE (Eq. 8) and KL (Eq. 4) at every position of one level."""
+    latent, abnormal = _stopped(terms), terms.abnormal
+    margin, channels = model.config.mean_margin, terms.latent.channels
+    normal_spread = abnormal_spread = model.spread(latent, "expectation")
+    if config.form == "official":
+        plugged = model.spread(latent, "mode")
+        abnormal_spread = Spread(plugged.log_variance.detach(), plugged.precision.detach())
+    if not config.half_log_variance:
+        normal_spread = replace(normal_spread, log_variance=2 * normal_spread.log_variance)
+    # mean_c (z - mu_a)^2, where mu_a lies `margin` above mu_n in every channel.
+    farther = latent.square + margin * (margin - 2 * latent.mean)
+    log_normal = log_density(latent.square, normal_spread)
+    log_abnormal = log_density(farther, abnormal_spread)
+    if config.form == "official":
+        logit = channels * (log_normal - log_abnormal)
+    else:
+        logit = normal_logit(latent.mean, normal_spread.precision, margin)
+        logit = channels * logit if config.bce == "official" else logit
+    if config.bce == "official":
+        # Cross-entropy of softmax(softmax([log p_n, log p_a])): the logit is squashed to (-1, 1).
+        logit = torch.tanh(logit / 2)
+    log_p = torch.where(abnormal, log_abnormal, log_normal)
+    bce = F.softplus(torch.where(abnormal, logit, -logit))
+    kl = _kl(terms, latent, model.prior, config) / channels
+    return Parts(-log_p - latent.log_det, bce, kl)
+
+
+def _total(parts: Parts, channels: int, config: LossConfig) -> Tensor:
+    penalty = config.kl_weight * parts.kl
+    if config.form == "paper":
+        return (parts.nll + config.bce_weight * parts.bce + penalty).mean()
+    quality = -parts.nll - penalty - config.bce_weight * parts.bce / channels
+    return -F.logsigmoid(quality).mean()
+
+
+def _stopped(terms: LevelTerms) -> Latent:
+    """The latent whose variance carries no gradient at abnormal positions."""
+    latent = terms.latent
+    if latent.log_a is None or latent.log_b is None:
+        return latent
+    return replace(
+        latent,
+        log_a=torch.where(terms.abnormal, latent.log_a.detach(), latent.log_a),
+        log_b=torch.where(terms.abnormal, latent.log_b.detach(), latent.log_b),
+    )
+
+
+def _kl(terms: LevelTerms, stopped: Latent, prior: Prior, config: LossConfig) -> Tensor:
+    latent = terms.latent if config.form == "official" else stopped
+    if latent.log_a is None or latent.log_b is None:
+        return torch.zeros_like(latent.square)
+    kl = kl_divergence(latent.log_a, latent.log_b, prior)
+    if config.form == "official":
+        partly = kl_divergence_detached(latent.log_a, latent.log_b, prior)
+        kl = torch.where(terms.abnormal, partly, kl)
+    return kl
