@@ -24,9 +24,11 @@ SCHEMA = "sanflow.bundle/1"
 GRAPHS = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """The graph's files per target; the first is the one an engine is pointed at."""
 MAPS = "golden/maps.npy"
-MIN_GOLDENS = 8
+MIN_GOLDENS, MAX_GOLDENS = 8, 256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_VERSION = re.compile(r"\d+(\.\d+)*[A-Za-z0-9.+-]*")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
@@ -129,8 +131,8 @@ class Decision:
 class Tolerances:
     """How far an engine may be from PyTorch: relative for scores, absolute for maps."""
 
-    score_relative: float = 1e-4
-    map_absolute: float = 1e-3
+    score_relative: float
+    map_absolute: float
 
     def __post_init__(self) -> None:
         _require(self.score_relative > 0 and self.map_absolute > 0, "tolerances must be positive")
@@ -181,6 +183,15 @@ class Manifest:
     files: dict[str, FileEntry]
     digest: str
 
+    def __post_init__(self) -> None:
+        _require(
+            bool(_CREATED.fullmatch(self.created)),
+            f"created {self.created!r} is not a time like 2026-01-31T12:00:00Z",
+        )
+        _require(
+            bool(_VERSION.fullmatch(self.sanflow)), f"sanflow {self.sanflow!r} is not a version"
+        )
+
 
 def parse(data: bytes) -> Manifest:
     """The manifest that these bytes spell canonically; ConfigError says what is wrong with them."""
@@ -198,14 +209,15 @@ def parse(data: bytes) -> Manifest:
         )
     manifest = schema.load(Manifest, value, "manifest")
     check(manifest)
+    if serialise(manifest) != data:
+        raise ConfigError(
+            "manifest: not in canonical form (a default left out, or another field order, "
+            "spacing or number spelling)"
+        )
     if manifest.digest != digest(manifest):
         raise ConfigError(
             f"manifest.digest: {manifest.digest[:12]}... is not the digest of the other fields "
             f"({digest(manifest)[:12]}...): the manifest was edited or damaged"
-        )
-    if serialise(manifest) != data:
-        raise ConfigError(
-            "manifest: not in canonical form (field order, spacing or number spelling differ)"
         )
     return manifest
 
@@ -226,9 +238,9 @@ def check(manifest: Manifest) -> None:
     """Refuse fields that contradict each other (ConfigError names the field)."""
     _check_shapes(manifest)
     golden = manifest.golden
-    if len(golden) < MIN_GOLDENS:
+    if not MIN_GOLDENS <= len(golden) <= MAX_GOLDENS:
         raise ConfigError(
-            f"manifest.golden: {len(golden)} samples, at least {MIN_GOLDENS} are needed"
+            f"manifest.golden: {len(golden)} samples, expected {MIN_GOLDENS} to {MAX_GOLDENS}"
         )
     for index, entry in enumerate(golden):
         if entry.image != golden_name(index):
@@ -238,17 +250,7 @@ def check(manifest: Manifest) -> None:
     for key in manifest.references:
         if not _SHA256.fullmatch(key):
             raise ConfigError(f"manifest.references: {key!r} is not a lowercase sha256")
-    for index, name in enumerate(manifest.files):
-        _check_name(name, list(manifest.files)[:index])
-    expected = [*GRAPHS[manifest.target], *(g.image for g in golden), MAPS]
-    for name in manifest.files:
-        if name not in expected:
-            raise ConfigError(
-                f"manifest.files: {name!r} does not belong to an {manifest.target} bundle"
-            )
-    for name in expected:
-        if name not in manifest.files:
-            raise ConfigError(f"manifest.files: {name!r} is missing")
+    _check_files(manifest)
 
 
 def golden_name(index: int) -> str:
@@ -257,10 +259,12 @@ def golden_name(index: int) -> str:
 
 
 def _check_shapes(manifest: Manifest) -> None:
-    shape = manifest.input.shape
-    if len(shape) != 4:
-        raise ConfigError(f"manifest.input.shape: {shape} is not (N, H, W, 3)")
-    batch, height, width = shape[0], manifest.pixels.height, manifest.pixels.width
+    height, width = manifest.pixels.height, manifest.pixels.width
+    if height < 1 or width < 1:
+        raise ConfigError(f"manifest.pixels: {height}x{width} is not a size")
+    if len(manifest.input.shape) != 4:
+        raise ConfigError(f"manifest.input.shape: {manifest.input.shape} is not (N, H, W, 3)")
+    batch = manifest.input.shape[0]
     wanted = Tensor("image", "uint8", (batch, height, width, 3))
     if manifest.input != wanted:
         raise ConfigError(
@@ -281,18 +285,28 @@ def _check_shapes(manifest: Manifest) -> None:
         raise ConfigError(f"manifest.calibration.scores: {scores} scores for {parts} images")
 
 
-def _check_name(name: str, earlier: list[str]) -> None:
-    """Only plain relative names: a bundle never reaches outside its own folder."""
-    where = f"manifest.files: {name!r}"
-    if name.startswith(("/", "\\")) or _DRIVE.match(name):
-        raise ConfigError(f"{where} is an absolute path; only paths inside the bundle are allowed")
-    if ".." in re.split(r"[/\\]", name):
-        raise ConfigError(f"{where} leaves the bundle with '..'")
-    if not _PLAIN.fullmatch(name) or "." in name.split("/"):
-        raise ConfigError(f"{where} is not a plain path of letters, digits, '.', '_', '-' and '/'")
-    for other in earlier:
-        if other.casefold() == name.casefold():
+def _check_files(manifest: Manifest) -> None:
+    """Exactly the files of this target, under plain relative names: nothing points outside."""
+    expected = {*GRAPHS[manifest.target], *(entry.image for entry in manifest.golden), MAPS}
+    folded: dict[str, str] = {}
+    for name in manifest.files:
+        where = f"manifest.files: {name!r}"
+        if name.startswith(("/", "\\")) or _DRIVE.match(name):
+            raise ConfigError(f"{where} is an absolute path; only paths inside are allowed")
+        if ".." in re.split(r"[/\\]", name):
+            raise ConfigError(f"{where} leaves the bundle with '..'")
+        if not _PLAIN.fullmatch(name) or "." in name.split("/"):
+            raise ConfigError(f"{where} is not a plain path of letters, digits, '.', '_' and '-'")
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
             raise ConfigError(f"{where} differs from {other!r} only by case")
+    for name in manifest.files:
+        if name not in expected:
+            raise ConfigError(
+                f"manifest.files: {name!r} does not belong to an {manifest.target} bundle"
+            )
+    for name in sorted(expected - set(manifest.files)):
+        raise ConfigError(f"manifest.files: {name!r} is missing")
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
