@@ -26,14 +26,14 @@ _MOBILENET = {
 class Extractor(nn.Module):
     """Maps (B, C_k, H_k, W_k) of a frozen network, one per tap, of images (B, 3, H, W)."""
 
-    def __init__(self, body: nn.Sequential, prefix: str, taps: dict[str, int], raw: bool) -> None:
+    def __init__(self, name: str, body: nn.Sequential, taps: dict[str, int]) -> None:
         super().__init__()
+        self.name = name
         self.body = body
-        self.prefix = prefix
-        """What torchvision's parameter names have before those of `body`."""
         self.taps = tuple(taps)
         self.channels = tuple(taps.values())
-        self.raw = raw
+        self.prefix = "features." if name in _MOBILENET else ""
+        """What torchvision's parameter names have before those of `body`."""
         self.freeze()
 
     def freeze(self) -> None:
@@ -56,7 +56,7 @@ class Extractor(nn.Module):
         maps = []
         for name, stage in self.body.named_children():
             tapped = name in self.taps
-            if tapped and self.raw:
+            if tapped and self.name == "mobilenet_v3_large":
                 x, tap = _with_projection(stage, x)
             else:
                 tap = x = stage(x)
@@ -71,11 +71,11 @@ def build_extractor(
     """The network `name` with random weights, tapped at the strides `taps` (4, 8, 16, 32)."""
     model = zoo.get_model(name, weights=None)
     if name in _MOBILENET:
-        table, prefix = _MOBILENET[name], "features."
+        table = _MOBILENET[name]
         children = OrderedDict(model.features.named_children())
     else:
         widening = 4 if name in BOTTLENECKS else 1
-        table, prefix = {s: (n, c * widening) for s, (n, c) in _RESNET.items()}, ""
+        table = {s: (n, c * widening) for s, (n, c) in _RESNET.items()}
         children = OrderedDict(model.named_children())
         if padding == "reflect":
             _reflect(model)
@@ -84,7 +84,7 @@ def build_extractor(
     names = list(children)
     kept = names[: names.index(table[max(taps)][0]) + 1]
     body = nn.Sequential(OrderedDict((n, children[n]) for n in kept))
-    return Extractor(body, prefix, dict(table[s] for s in taps), raw=name == "mobilenet_v3_large")
+    return Extractor(name, body, dict(table[s] for s in taps))
 
 
 def extractor_of(config: ModelConfig) -> Extractor:
