@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -69,7 +70,7 @@ def _dataclass(kind: Any, value: object, where: str) -> object:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise ConfigError(f"{where}: unknown field {key!r}{hint}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     given = {k: _convert(hints[k], v, f"{where}.{k}") for k, v in value.items()}
     for name, field in fields.items():
         required = (
@@ -81,6 +82,10 @@ def _dataclass(kind: Any, value: object, where: str) -> object:
         return kind(**given)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+# Evaluating annotations is most of the cost of loading, and the classes never change.
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
