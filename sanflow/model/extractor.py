@@ -97,7 +97,7 @@ def _with_projection(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     layers = cast(nn.Sequential, block.block)
     projection = cast(nn.Sequential, layers[-1])
     raw = projection[0](layers[:-1](x))
-    out = projection[1:](raw)
+    out = projection[1](raw)  # its BatchNorm; no activation follows
     return (out + x if block.use_res_connect else out), raw
 
 

@@ -33,5 +33,5 @@ def image_score(maps: Tensor, config: ModelConfig) -> Tensor:
     values = maps.flatten(1)
     if config.image_score == "max":
         return values.amax(dim=1)
-    count = max(1, round(config.top_fraction * values.shape[1]))
+    count = max(1, round(config.top_fraction * config.height * config.width))
     return values.topk(count, dim=1).values.mean(dim=1)
