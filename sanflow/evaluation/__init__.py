@@ -1,0 +1,1 @@
+"""How well good and defective parts are told apart, with intervals, pictures and provenance."""
