@@ -1,0 +1,129 @@
+"""The options that several commands share, and how flags become a run's configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+DataArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="A folder in MVTec AD layout, a folder of good images, or a CSV manifest.",
+    ),
+]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", show_default=False, help="A run made by `sanflow train`.")
+]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", show_default=False, help="A bundle made by `sanflow export`."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output instead.")
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", help="onnxruntime or openvino; default: the bundle's own target."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of the engine; default: its own.")
+]
+FalseAlarmOption = Annotated[
+    float,
+    typer.Option(
+        "--false-alarm-rate",
+        help="Largest share of good parts that may be rejected; the threshold guarantees it.",
+    ),
+]
+PresetOption = Annotated[
+    str, typer.Option("--preset", help="sanflow, official, or edge (for a 2-core PC).")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file whose values replace the preset's.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One field, e.g. model.blocks=4. May be repeated."
+    ),
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="Model input, N or HEIGHTxWIDTH, in pixels.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+RoiOption = Annotated[
+    str | None,
+    typer.Option(
+        "--roi", metavar="X,Y,WIDTH,HEIGHT", help="The part of each image to look at, in pixels."
+    ),
+]
+LayoutOption = Annotated[
+    str | None, typer.Option("--layout", help="auto, mvtec, folder, or csv; default: auto.")
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without the images that the check found bad.")
+]
+
+
+def run_config(
+    preset: str = "sanflow",
+    config: Path | None = None,
+    sets: list[str] | None = None,
+    *,
+    size: str | None = None,
+    roi: str | None = None,
+    **fields: object,
+) -> RunConfig:
+    """The preset, then the TOML file, then `--set`, then the flags; a later one wins.
+
+    `fields` are dotted names with `__` for the dot; None means the flag was not given.
+    Raises ConfigError for an unknown field or a bad value, InputError for a malformed flag.
+    """
+    from ..training.presets import load_config
+
+    overrides = dict(_assignment(text) for text in sets or [])
+    overrides |= {k.replace("__", "."): v for k, v in fields.items() if v is not None}
+    if size is not None:
+        overrides["model.height"], overrides["model.width"] = _size(size)
+    if roi is not None:
+        overrides["data.roi"] = _roi(roi)
+    return load_config(preset, config, overrides)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text!r}: expected KEY=VALUE, for example model.blocks=4")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value  # a bare word is text: model.extractor=resnet18
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not match:
+        raise InputError(f"--size {text!r}: expected N or HEIGHTxWIDTH, for example 256 or 192x320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _roi(text: str) -> dict[str, int]:
+    match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    if not match:
+        raise InputError(
+            f"--roi {text!r}: expected X,Y,WIDTH,HEIGHT in pixels, for example 40,0,640,480"
+        )
+    return dict(zip(("x", "y", "width", "height"), map(int, match.groups()), strict=True))

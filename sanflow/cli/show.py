@@ -1,0 +1,131 @@
+"""What a person sees while a command works and when it is done; progress goes to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..training.log import Status
+
+PHASES = {
+    "check": "checking images",
+    "teach": "teaching the extractor",
+    "scale": "measuring features",
+    "train": "training",
+}
+
+
+def json_document(value: object) -> None:
+    """One JSON document on standard output, and nothing else."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output: the first column to the left, the others to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(columns):
+        made.add_column(name, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    # A pipe or file has no width of its own; rich would cut the rows at 80 characters.
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(made)
+
+
+def say(text: str) -> None:
+    """One line on standard output."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """One line on standard error, beside the result."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for callbacks of (done, total); silent where nobody watches."""
+    with _bars() as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training() -> Iterator[Callable[[Status], None]]:
+    """Progress of training: a bar per phase with loss and time left, or one line per epoch."""
+    with _bars(TextColumn("{task.fields[loss]}")) as bars:
+        yield _Bars(bars) if bars.console.is_terminal else _Lines()
+
+
+class _Bars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, status: Status) -> None:
+        if status.phase not in self._tasks:
+            self._tasks[status.phase] = self._bars.add_task(PHASES[status.phase], loss="")
+        loss = "" if status.loss is None else f"loss {status.loss:.4f}"
+        what = PHASES[status.phase]
+        if status.epochs:
+            what += f" {status.epoch}/{status.epochs}"
+        self._bars.update(
+            self._tasks[status.phase],
+            completed=status.done,
+            total=status.total,
+            description=what,
+            loss=loss,
+        )
+
+
+class _Lines:
+    """For logs: each phase once when it begins, each epoch once when it ends."""
+
+    def __init__(self) -> None:
+        self._last: Status | None = None
+
+    def __call__(self, status: Status) -> None:
+        last = self._last
+        if last is None or last.phase != status.phase:
+            note(PHASES[status.phase])
+        if status.phase == "train" and status.done * status.epochs == status.total * status.epoch:
+            eta = f"{status.eta:.0f} s left" if status.eta is not None else ""
+            note(f"epoch {status.epoch}/{status.epochs}  loss {status.loss:.4f}  {eta}")
+        self._last = status
+
+
+def _bars(*extra: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *extra,
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
