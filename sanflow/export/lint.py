@@ -1,0 +1,85 @@
+"""What an exported graph may contain, so that every engine runs it: refused here, not on the line.
+
+The operators are those that ONNX Runtime, OpenVINO and TensorRT (8.6 to 11) all implement natively
+in FP32. The limits are TensorRT's: TopK of at most 3840 values, no antialiased or cubic resize, no
+dynamic shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, shape_inference
+
+from ..errors import InputError
+from .fold import Value, constants_of, skeleton
+
+OPSET = 17
+IR_VERSION = 8
+# fmt: off
+OPERATORS = frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Exp",
+    "Flatten", "Gather", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Log", "MaxPool", "Mul",
+    "Neg", "Pad", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid",
+    "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose",
+    "Unsqueeze",
+})
+# fmt: on
+MAX_TOPK = 3840
+MAX_BYTES = 2**31 - 1
+
+
+def lint(model: onnx.ModelProto) -> None:
+    """Raise InputError naming the first thing in the graph that some engine would refuse."""
+    opsets = [(entry.domain, entry.version) for entry in model.opset_import]
+    _require(opsets == [("", OPSET)], f"operator sets {opsets}, expected only {OPSET}")
+    _require(model.ByteSize() <= MAX_BYTES, f"{model.ByteSize()} bytes, the limit is {MAX_BYTES}")
+    for tensor in model.graph.initializer:
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
+        _require(not external, f"{tensor.name} keeps its data in another file")
+    constants = constants_of(model)
+    for name, values in constants.items():
+        finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
+        _require(finite, f"{name} holds values that are not finite; train the run again")
+    bare = skeleton(model, model.graph.node, constants)
+    try:
+        onnx.checker.check_model(bare, full_check=True)
+        inferred = shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+        raise InputError(f"exported graph: not valid ONNX: {error}") from error
+    names = [node.name for node in model.graph.node]
+    _require(len(set(names)) == len(names) and all(names), "node names are not unique")
+    for node in model.graph.node:
+        _check_node(node, constants)
+    for info in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        _check_static(info)
+
+
+def _check_node(node: onnx.NodeProto, constants: Mapping[str, Value]) -> None:
+    label = f"{node.op_type} {node.name!r}"
+    _require(not node.domain, f"{label} is of the domain {node.domain!r}")
+    _require(node.op_type in OPERATORS, f"{label} is not an operator that all engines have")
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "TopK":
+        count = int(constants[node.input[1]].item())
+        _require(
+            count <= MAX_TOPK,
+            f"{label} takes the {count} largest values, TensorRT allows {MAX_TOPK}: "
+            "use a smaller top_fraction or image",
+        )
+    if node.op_type == "Resize":
+        plain = attributes["mode"] in (b"linear", b"nearest") and not attributes.get("antialias")
+        _require(plain, f"{label} is neither linear nor nearest, or filtered")
+
+
+def _check_static(info: onnx.ValueInfoProto) -> None:
+    dims = info.type.tensor_type.shape.dim
+    static = all(d.HasField("dim_value") and d.dim_value > 0 for d in dims)
+    _require(static, f"the shape of {info.name} is not static")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(f"exported graph: {message}")
