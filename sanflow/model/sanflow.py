@@ -94,7 +94,8 @@ class SANFlow(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """ImageNet-normalised (B, 3, H, W) of RGB uint8 images (B, H, W, 3)."""
-        x = images.permute(0, 3, 1, 2).to(self.pixel_mean.dtype)
+        # Converted before it is transposed: TensorRT transposes no uint8.
+        x = images.to(self.pixel_mean.dtype).permute(0, 3, 1, 2)
         return (x - self.pixel_mean) / self.pixel_deviation
 
     def features(self, x: Tensor) -> list[Tensor]:
