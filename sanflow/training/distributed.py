@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import SanflowError
+from ..errors import InputError, SanflowError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
@@ -52,6 +52,14 @@ class Group:
             raise box[0]
         return box[0]  # type: ignore[return-value]
 
+    def require_same_world(self, world: int) -> None:
+        """Refuse to continue the work of another number of processes."""
+        if world != self.world:
+            raise InputError(
+                f"the run began with {world} process{'es' * (world > 1)}, now there are "
+                f"{self.world}: that would change its result; start as many, or give another --out"
+            )
+
     def align(self, model: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""
         if self.world > 1:
@@ -77,8 +85,9 @@ class Group:
 
     def _average(self, tensors: list[Tensor]) -> None:
         flat = self.mean(torch.cat([t.reshape(-1) for t in tensors]))
-        parts = flat.split([t.numel() for t in tensors])
-        torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+        parts = torch.split(flat, [t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager

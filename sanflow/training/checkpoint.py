@@ -1,0 +1,78 @@
+"""The state between two epochs, written so that a reader sees all of the old or all of the new.
+
+Every random draw of training follows from (seed, epoch, step), so weights, optimiser and the
+number of finished epochs are the whole state: a resumed run ends with the same bits. The frozen
+extractor is not in it; it stands in the run's own model file from the beginning.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..run import replace_file
+from .precision import Precision
+
+NAME = "checkpoint.pt"
+FROZEN = "extractor."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Training after as many epochs as `history` has rows."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    history: list[dict[str, float]]
+    """One row of metrics per finished epoch."""
+    precision: Precision
+    world: int
+    """Processes that shared the work; another number would change the result."""
+
+
+def learned(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's state without the frozen extractor."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(FROZEN)}
+
+
+def save(run: Path, checkpoint: Checkpoint) -> None:
+    """Replace RUN/checkpoint.pt; after a power loss it is the old one or this one, whole."""
+    # Not asdict: it would copy every tensor.
+    values = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
+    replace_file(run / NAME, lambda part: torch.save(values, part))
+
+
+def load(run: Path) -> Checkpoint | None:
+    """RUN/checkpoint.pt on the CPU, None where there is none; InputError if it is not one."""
+    path = run / NAME
+    if not path.is_file():
+        return None
+    try:
+        if not zipfile.is_zipfile(path):  # else torch would try its own formats of before 2020
+            raise ValueError("not a zip archive, or cut short")
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not a checkpoint of this version ({reason}); "
+            "remove the run and train again, or give another --out"
+        ) from None
+
+
+def restore(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Give the model what `learned` took from it; InputError if it is another model's."""
+    try:
+        unfilled = model.load_state_dict(state, strict=False).missing_keys
+        missing = [key for key in unfilled if not key.startswith(FROZEN)]
+        if missing or state.keys() - model.state_dict().keys():
+            raise RuntimeError(f"its tensors differ, such as {(*missing, *state)[0]}")
+    except RuntimeError as error:
+        raise InputError(f"{NAME} is of another model: {error}; give another --out") from None

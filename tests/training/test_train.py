@@ -1,0 +1,199 @@
+"""From a folder of parts to a run: what is written, what is refused, and how it stops."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sanflow.config import PretextConfig, RunConfig
+from sanflow.data.layout import open_dataset
+from sanflow.errors import DataError, InputError, Interrupted
+from sanflow.run import MODEL, open_run
+from sanflow.training import checkpoint
+from sanflow.training.log import METRICS, TENSORBOARD, Status
+from sanflow.training.train import train
+
+STEPS = 3
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / METRICS).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_holds_everything_that_shaped_it(
+    parts: Path, tmp_path: Path, config: RunConfig, weights: Path
+) -> None:
+    config = replace(config, optim=replace(config.optim, learning_rate=2e-3))
+    seen: list[Status] = []
+    run = train(parts, tmp_path / "run", config, device="cpu", progress=seen.append)
+    assert open_run(run.path) == run
+
+    record = run.record
+    assert record.config == config
+    assert record.progress.finished
+    assert record.progress.epochs_done == 4
+    assert record.versions["torch"] == torch.__version__
+    assert record.weights.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    dataset = open_dataset(parts, config.data)
+    for role, samples in dataset.roles().items():
+        expected = {
+            dataset.relative(s.path): hashlib.sha256(s.path.read_bytes()).hexdigest()
+            for s in samples
+        }
+        assert dict(record.data.roles[role]) == expected
+
+    assert [int(r["epoch"]) for r in rows(run.path)] == [1, 2, 3, 4]
+    assert float(rows(run.path)[-1]["loss"]) < float(rows(run.path)[0]["loss"])
+    assert list((run.path / TENSORBOARD).iterdir())
+    assert {p.name for p in run.path.iterdir()} == {"run.json", MODEL, METRICS, TENSORBOARD}
+
+    steps = [s for s in seen if s.phase == "train"]
+    assert [s.done for s in steps] == list(range(1, 4 * STEPS + 1))
+    assert {s.total for s in steps} == {4 * STEPS}
+    assert [s.epoch for s in steps] == [e for e in (1, 2, 3, 4) for _ in range(STEPS)]
+    assert steps[-1].eta == 0
+    assert all(s.eta is not None and s.loss is not None and s.learning_rate for s in steps)
+    phases = list(dict.fromkeys(s.phase for s in seen))
+    assert phases == ["check", "scale", "train"]
+
+    score, maps = run.model()(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert torch.isfinite(score).all()
+    assert maps.shape == (1, 64, 64)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    config = replace(config, optim=replace(config.optim, epochs=1))
+    other = replace(config, optim=replace(config.optim, seed=1))
+    threaded = replace(config, optim=replace(config.optim, workers=2))
+    files = [
+        (train(parts, tmp_path / str(i), c, device="cpu").path / MODEL).read_bytes()
+        for i, c in enumerate((config, threaded, other))
+    ]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_without_weights_the_extractor_is_taught_first(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    config = replace(
+        config,
+        weights="none",
+        pretext=PretextConfig(steps=2, batch=4),
+        optim=replace(config.optim, epochs=1),
+    )
+    seen: list[str] = []
+    one, two = (
+        train(
+            parts,
+            tmp_path / name,
+            config,
+            device="cpu",
+            progress=lambda status: seen.append(status.phase),
+        )
+        for name in ("one", "two")
+    )
+    assert "teach" in seen
+    assert one.record.weights.source == "none"
+    assert (one.path / MODEL).read_bytes() == (two.path / MODEL).read_bytes()
+
+
+def test_bad_images_stop_training_before_it_begins(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    (parts / "train/good/empty.png").touch()
+    cut = parts / "train/good/000.png"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    out = tmp_path / "run"
+    with pytest.raises(DataError) as refused:
+        train(parts, out, config, device="cpu")
+    for word in ("empty.png", "000.png", "--skip-bad"):
+        assert word in str(refused.value)
+    assert not list(out.iterdir())
+
+    config = replace(config, optim=replace(config.optim, epochs=1))
+    run = train(parts, out, config, skip_bad=True, device="cpu")
+    names = {name for name, _ in run.record.data.roles["train"]}
+    assert names.isdisjoint({"train/good/empty.png", "train/good/000.png"})
+    assert "train/good/001.png" in names
+
+
+def test_a_finished_run_is_returned_on_resume_and_never_overwritten(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    config = replace(config, optim=replace(config.optim, epochs=1))
+    run = train(parts, tmp_path / "run", config, device="cpu")
+    before = {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()}
+    with pytest.raises(InputError, match="already holds a finished run"):
+        train(parts, run.path, config, device="cpu")
+    assert train(parts, run.path, resume=True, device="cpu") == run
+    assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_loses_at_most_the_epoch_in_progress(
+    parts: Path, tmp_path: Path, config: RunConfig, number: signal.Signals
+) -> None:
+    def interrupt(status: Status) -> None:
+        if status.phase == "train" and status.done == 2 * STEPS + 1:
+            os.kill(os.getpid(), number)
+
+    whole = train(parts, tmp_path / "whole", config, device="cpu")
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match=r"finished epochs are kept in .*--resume"):
+        train(parts, out, config, device="cpu", progress=interrupt)
+    assert [r["epoch"] for r in rows(out)] == ["1", "2"]
+    assert not open_run(out).record.progress.finished
+
+    seen: list[Status] = []
+    train(parts, out, resume=True, device="cpu", progress=seen.append)
+    assert [s.done for s in seen if s.phase == "train"] == list(range(2 * STEPS + 1, 4 * STEPS + 1))
+    assert [r["epoch"] for r in rows(out)] == ["1", "2", "3", "4"]
+    assert [r["loss"] for r in rows(out)] == [r["loss"] for r in rows(whole.path)]
+    assert (out / MODEL).read_bytes() == (whole.path / MODEL).read_bytes()
+
+
+def test_other_images_than_the_run_began_with_are_refused(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    def interrupt(status: Status) -> None:
+        if status.phase == "train" and status.done == STEPS + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(parts, tmp_path / "run", config, device="cpu", progress=interrupt)
+    (parts / "train/good/000.png").unlink()
+    with pytest.raises(DataError, match=r"1 missing in train \(train/good/000\.png\)"):
+        train(parts, tmp_path / "run", resume=True, device="cpu")
+
+
+def test_a_broken_checkpoint_is_named(parts: Path, tmp_path: Path, config: RunConfig) -> None:
+    def interrupt(status: Status) -> None:
+        if status.phase == "train" and status.done == STEPS + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(parts, out, config, device="cpu", progress=interrupt)
+    (out / checkpoint.NAME).write_bytes(b"not one")
+    with pytest.raises(InputError, match=r"checkpoint\.pt: not a checkpoint"):
+        train(parts, out, resume=True, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "tpu"])
+def test_an_unknown_device_is_refused_before_anything_is_written(
+    parts: Path, tmp_path: Path, config: RunConfig, device: str
+) -> None:
+    with pytest.raises(InputError, match=device):
+        train(parts, tmp_path / "run", config, device=device)
+    assert not (tmp_path / "run").exists()
