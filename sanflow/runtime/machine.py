@@ -1,0 +1,142 @@
+"""What this machine is: processor, instruction sets, processors we may use, memory.
+
+Read from the operating system without any package. What a system does not tell is None or empty,
+never a guess: a benchmark or a bug report must not carry invented facts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# What decides how fast, and in which precision, an engine can run.
+_ISA = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that a latency figure or a support question depends on."""
+
+    system: str
+    architecture: str
+    python: str
+    cpu: str
+    isa: tuple[str, ...]
+    """Instruction sets that matter to inference; empty where the system does not list them."""
+    cpus: int
+    """Processors this process may use: affinity and container quota counted in."""
+    cores: int | None
+    """Physical cores of the machine."""
+    memory_mib: int | None
+    """Memory this process may use: physical, or the container's limit if that is lower."""
+
+
+def describe() -> Machine:
+    """This machine, as far as it can be known."""
+    info = _text("/proc/cpuinfo")
+    return Machine(
+        system=platform.platform(),
+        architecture=platform.machine(),
+        python=platform.python_version(),
+        cpu=_cpu_name(info),
+        isa=_isa(info),
+        cpus=usable_cpus(),
+        cores=_cores(info),
+        memory_mib=_memory_mib(),
+    )
+
+
+def usable_cpus() -> int:
+    """Processors this process may use, at least 1.
+
+    Engines count the machine's cores themselves and start too many threads inside a container
+    with a quota, where the surplus is paid with stalls of 100 ms.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min(count, _quota() or count))
+
+
+def default_threads() -> int:
+    """Threads for one engine: the usable processors, but not two on one physical core."""
+    return min(usable_cpus(), _cores(_text("/proc/cpuinfo")) or sys.maxsize)
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run in the last minute; None where the system does not count."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def peak_rss_mib() -> float | None:
+    """The most memory this process has held at once, in MiB.
+
+    On Linux from VmHWM, because ru_maxrss also remembers the process that started this one.
+    """
+    high = re.search(r"VmHWM:\s+(\d+) kB", _text("/proc/self/status"))
+    if high:
+        return int(high[1]) / 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _cpu_name(info: str) -> str:
+    model = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", info, re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def _isa(info: str) -> tuple[str, ...]:
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
+    present = set(flags[1].split()) if flags else set()
+    return tuple(name for name in _ISA if name in present)
+
+
+def _cores(info: str) -> int | None:
+    pairs = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", info, re.M | re.S)
+    return len(set(pairs)) or None
+
+
+def _quota() -> int | None:
+    """Processors a Linux container grants (cgroup v2, then v1), rounded up."""
+    limit, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
+    if not limit:
+        limit = _text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+        period = _text("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    try:
+        quota = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max", or no such file
+        return None
+    return math.ceil(quota) if quota > 0 else None
+
+
+def _memory_mib() -> int | None:
+    total = re.search(r"MemTotal:\s+(\d+) kB", _text("/proc/meminfo"))
+    sizes = [int(total[1]) * 1024] if total else []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = _text(f"/sys/fs/cgroup/{name}").strip()
+        if limit.isdigit():
+            sizes.append(int(limit))
+    if not sizes and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(sizes) // 2**20 if sizes else None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,63 @@
+"""ONNX Runtime behind the engine contract, on the CPU.
+
+Settings, and why:
+- all graph optimisations: they run once, at opening, on a graph of fixed shapes;
+- no spinning: by default every thread burns a core between two parallel sections and after the
+  last one, which starves whatever else the inspection PC does (decoding, the PLC link);
+- deterministic kernels, one operator at a time: the same bits on every call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+from .engine import Engine, TensorSpec
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_ERRORS_ONLY = 3
+
+
+class OrtEngine(Engine):
+    """An ONNX graph in an onnxruntime session."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        super().__init__(
+            onnxruntime.__version__,
+            threads,
+            tuple(map(_spec, self._session.get_inputs())),
+            tuple(map(_spec, self._session.get_outputs())),
+        )
+
+    def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        names = [spec.name for spec in self.outputs]
+        arrays = self._session.run(names, {self.inputs[0].name: images})
+        return dict(zip(names, arrays, strict=True))
+
+    def _release(self) -> None:
+        self._session = None
+
+
+def _spec(node: Any) -> TensorSpec:
+    if not all(isinstance(size, int) for size in node.shape):
+        raise EngineError(
+            f"onnxruntime: {node.name} has the shape {node.shape}, expected fixed sizes; "
+            "export the run again"
+        )
+    return TensorSpec(node.name, _DTYPES.get(node.type, node.type), tuple(node.shape))

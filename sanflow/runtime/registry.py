@@ -1,0 +1,147 @@
+"""Which engines there are, which of them this machine has, and opening a bundle with one.
+
+Engines are imported only when one is opened, each in its own file: `import sanflow.runtime` works
+on a machine that has none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..bundle import Bundle
+from ..bundle.manifest import GRAPHS, Tensor
+from ..errors import EngineError, InputError, SanflowError
+from .engine import Engine, TensorSpec
+from .machine import default_threads
+
+
+def _onnxruntime(files: Sequence[bytes], threads: int) -> Engine:
+    from .ort import OrtEngine
+
+    return OrtEngine(files[0], threads)
+
+
+def _openvino(files: Sequence[bytes], threads: int) -> Engine:
+    from .ov import OvEngine
+
+    return OvEngine(files[0], files[1] if len(files) > 1 else None, threads)
+
+
+def _tensorrt(files: Sequence[bytes], threads: int) -> Engine:
+    raise EngineError(f"tensorrt: {missing('tensorrt')}")
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """One entry of the registry; the entry's key is also the name of the package and the extra."""
+
+    targets: tuple[str, ...]
+    """The bundle targets it reads."""
+    load: Callable[[Sequence[bytes], int], Engine]
+    """Bytes of the graph's files and the number of threads -> an open engine."""
+    planned: str = ""
+    """Why this version cannot open it, whatever is installed."""
+
+
+ENGINES: dict[str, EngineKind] = {
+    "onnxruntime": EngineKind(("onnx",), _onnxruntime),
+    "openvino": EngineKind(("openvino", "onnx"), _openvino),
+    "tensorrt": EngineKind(
+        ("onnx",), _tensorrt, "this version of sanflow has no TensorRT engine yet"
+    ),
+}
+
+
+def available_engines(target: str | None = None) -> tuple[str, ...]:
+    """Engines that are installed here (and read this target), the preferred one first."""
+    reading = [name for name, kind in ENGINES.items() if target in (None, *kind.targets)]
+    return tuple(name for name in reading if not missing(name))
+
+
+def missing(name: str) -> str:
+    """What keeps this engine from being opened here, with what to do; empty if nothing does."""
+    reasons = [ENGINES[name].planned] if ENGINES[name].planned else []
+    if importlib.util.find_spec(name) is None:
+        reasons.append(f'not installed: pip install "sanflow[{name}]"')
+    return "; ".join(reasons)
+
+
+def open_engine(bundle: Bundle, name: str | None = None, threads: int | None = None) -> Engine:
+    """Load the bundle's graph into an engine; without a name, the first one that reads it.
+
+    `threads` defaults to the physical cores this process may use. Raises InputError for an
+    unknown name, EngineError if the engine is missing, does not read this target, or refuses the
+    graph, BundleError if a file changed since the bundle was opened.
+    """
+    target = bundle.manifest.target
+    chosen = _choose(target) if name is None else _known(name)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}, expected at least 1")
+    if why := missing(chosen):
+        raise EngineError(f"{chosen}: {why}")
+    if target not in ENGINES[chosen].targets:
+        readers = [other for other, kind in ENGINES.items() if target in kind.targets]
+        raise EngineError(
+            f"{chosen}: does not read an {target} bundle; use {' or '.join(readers)}, or export "
+            f"the run with --target {ENGINES[chosen].targets[0]}"
+        )
+    engine = _load(chosen, bundle, threads or default_threads())
+    try:
+        _check_graph(engine, bundle)
+    except EngineError:
+        engine.close()
+        raise
+    return engine
+
+
+def _load(name: str, bundle: Bundle, threads: int) -> Engine:
+    files = [bundle.read(file) for file in GRAPHS[bundle.manifest.target]]
+    try:
+        return ENGINES[name].load(files, threads)
+    except SanflowError:
+        raise
+    except ImportError as error:
+        raise EngineError(
+            f"{name}: installed, but cannot be imported: {error}; install it again: "
+            f'pip install --force-reinstall "sanflow[{name}]"'
+        ) from error
+    except Exception as error:  # engines raise types of their own, some undocumented
+        raise EngineError(
+            f"{name}: cannot load {bundle.graph}: {error}; update {name}, or export the run again"
+        ) from error
+
+
+def _check_graph(engine: Engine, bundle: Bundle) -> None:
+    """The manifest and the graph must mean the same tensors."""
+    manifest = bundle.manifest
+    pairs = ((engine.inputs, (manifest.input,)), (engine.outputs, manifest.outputs))
+    for found, stated in pairs:
+        if set(found) != set(map(_spec, stated)):
+            raise EngineError(
+                f"{engine.name}: {bundle.graph} has {', '.join(map(str, found))}, the manifest "
+                f"says {', '.join(str(_spec(t)) for t in stated)}; export the run again"
+            )
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tensor.name, tensor.dtype, tensor.shape)
+
+
+def _choose(target: str) -> str:
+    found = available_engines(target)
+    if not found:
+        # The target's own engine, for the command that installs it.
+        own = "onnxruntime" if target == "onnx" else target
+        raise EngineError(f"no engine for this {target} bundle: {own}: {missing(own)}")
+    return found[0]
+
+
+def _known(name: str) -> str:
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ENGINES)}"
+        raise InputError(f"unknown engine {name!r}; {hint}")
+    return name
