@@ -16,7 +16,6 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..errors import BundleError, ConfigError, ImageError
 from . import contents
-from .manifest import GRAPHS, MAPS, Manifest, parse
+from .manifest import GRAPHS, MAPS, Kind, Manifest, parse
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 16 * 2**20
@@ -42,7 +41,7 @@ class Golden:
     image: NDArray[np.uint8]  # (H, W, 3)
     score: float
     map: NDArray[np.float32]  # (H, W)
-    kind: Literal["good", "anomaly"]
+    kind: Kind
 
 
 @dataclass(frozen=True)

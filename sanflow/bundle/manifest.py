@@ -14,14 +14,19 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from .. import schema
 from ..errors import ConfigError
 from ..imaging import PixelPath
 
-SCHEMA = "sanflow.bundle/1"
-GRAPHS = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
+SCHEMA: Final = "sanflow.bundle/1"
+Target = Literal["onnx", "openvino"]
+Kind = Literal["good", "anomaly"]
+GRAPHS: dict[Target, tuple[str, ...]] = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+}
 """The graph's files per target; the first is the one an engine is pointed at."""
 MAPS = "golden/maps.npy"
 MIN_GOLDENS, MAX_GOLDENS = 8, 256
@@ -144,7 +149,7 @@ class GoldenEntry:
 
     image: str
     score: float
-    kind: Literal["good", "anomaly"]
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ class Manifest:
     sanflow: str
     created: str
     """UTC, ISO 8601, to the second: 2026-01-31T12:00:00Z."""
-    target: Literal["onnx", "openvino"]
+    target: Target
     precision: Literal["fp32"]
     model: ModelInfo
     data: DataInfo

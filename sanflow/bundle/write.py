@@ -31,7 +31,7 @@ def staged_bundle(
     only with `force`, and anything else that lies at `out` never.
     """
     target = Path(out).absolute()
-    _check_replaceable(target, force)
+    check_replaceable(target, force)
     stage = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         with _os_errors(target):
@@ -99,7 +99,8 @@ def _os_errors(target: Path) -> Iterator[None]:
         raise BundleError(f"{target}: cannot be written: {error}") from error
 
 
-def _check_replaceable(target: Path, force: bool) -> None:
+def check_replaceable(target: Path, force: bool) -> None:
+    """Raise BundleError if no bundle may be written at `target`; nothing is touched."""
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
@@ -122,7 +123,7 @@ def _looks_like_bundle(folder: Path) -> bool:
 
 
 def _move_into_place(stage: Path, target: Path, force: bool) -> None:
-    _check_replaceable(target, force)  # again: hours may have passed
+    check_replaceable(target, force)  # again: hours may have passed
     if target.exists() and any(target.iterdir()):
         old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
         os.rename(target, old)
