@@ -1,0 +1,112 @@
+"""The coupling block against FrEIA's, and against autograd's Jacobian."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanflow.model.coupling import Coupling
+from sanflow.model.position import PositionCode
+
+SHAPES = [(8, 8), (7, 12), (2, 4)]
+
+
+def block_of(channels: int, dim: int, dtype: torch.dtype = torch.float64) -> Coupling:
+    """A block whose every parameter is away from its initial value."""
+    torch.manual_seed(channels)
+    block = Coupling(channels, dim, clamp=1.9)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+        block.last.weight *= 5
+    return block.to(dtype)
+
+
+def freia_of(block: Coupling, channels: int, dim: int) -> nn.Module:
+    """FrEIA's AllInOneBlock on vectors with the same weights and permutation."""
+    modules = pytest.importorskip("FrEIA.modules", reason="FrEIA is the oracle (dev extra)")
+
+    def subnet(inputs: int, outputs: int) -> nn.Module:
+        first, last = nn.Linear(inputs, 2 * inputs), nn.Linear(2 * inputs, outputs)
+        for linear, conv in ((first, block.first), (last, block.last)):
+            linear.weight.data = conv.weight.data[:, :, 0, 0].clone()
+            linear.bias.data = conv.bias.data.clone()
+        return nn.Sequential(first, nn.ReLU(), last)
+
+    oracle = modules.AllInOneBlock(
+        [(channels,)], [(dim,)], subnet_constructor=subnet, affine_clamping=1.9
+    )
+    oracle.global_scale.data = block.global_scale.data[:, :, 0, 0].clone()
+    oracle.global_offset.data = block.global_offset.data[:, :, 0, 0].clone()
+    matrix = torch.eye(channels, dtype=torch.float64)[block.permutation]
+    oracle.w_perm.data, oracle.w_perm_inv.data = matrix, matrix.T.contiguous()
+    return oracle.double()
+
+
+def vectors(maps: Tensor) -> Tensor:
+    """(B, C, H, W) as one row per position."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@pytest.mark.parametrize(("channels", "dim"), SHAPES)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_equals_freia(channels: int, dim: int, backwards: bool) -> None:
+    block, code = block_of(channels, dim), PositionCode(dim, 3, 4).double()
+    oracle = freia_of(block, channels, dim)
+    y = torch.randn(2, channels, 3, 4, dtype=torch.float64)
+    ours, log_det = block.inverse(y, code) if backwards else block(y, code)
+    condition = vectors(code().expand(2, -1, -1, -1))
+    (theirs,), their_log_det = oracle([vectors(y)], [condition], rev=backwards)
+    torch.testing.assert_close(vectors(ours), theirs)
+    torch.testing.assert_close(channels * log_det.flatten(), their_log_det)
+
+
+def test_starts_as_freia_does() -> None:
+    """Unit global scale, no offset, and PyTorch's default for the subnet's weights."""
+    block = Coupling(16, 16, clamp=1.9)
+    torch.testing.assert_close(block._scale(), torch.ones(1, 16, 1, 1))
+    assert not block.global_offset.any()
+    bound = (8 + 16) ** -0.5
+    largest = block.first.weight.abs().max().item()
+    assert 0.9 * bound < largest <= bound
+
+
+@pytest.mark.parametrize(("channels", "dim"), SHAPES)
+def test_log_det_is_that_of_autograds_jacobian(channels: int, dim: int) -> None:
+    block, code = block_of(channels, dim), PositionCode(dim, 1, 1).double()
+    y = torch.randn(channels, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: block(v[None, :, None, None], code)[0].flatten(), y
+    )
+    _, log_det = block(y[None, :, None, None], code)
+    torch.testing.assert_close(channels * log_det.squeeze(), jacobian.slogdet().logabsdet)
+
+
+@pytest.mark.parametrize(("channels", "dim"), SHAPES)
+def test_inverse_undoes_forward(channels: int, dim: int) -> None:
+    block, code = block_of(channels, dim), PositionCode(dim, 3, 4).double()
+    y = torch.randn(2, channels, 3, 4, dtype=torch.float64)
+    z, forwards = block(y, code)
+    back, backwards = block.inverse(z, code)
+    torch.testing.assert_close(back, y)
+    torch.testing.assert_close(backwards, -forwards)
+
+
+def test_scale_factor_stays_within_the_clamp() -> None:
+    block, code = block_of(8, 8), PositionCode(8, 4, 4).double()
+    with torch.no_grad():
+        block.last.weight *= 1e4
+        block.global_scale.fill_(9.98648)  # g = 1
+    _, log_det = block(torch.randn(1, 8, 4, 4, dtype=torch.float64), code)
+    assert log_det.abs().max() <= 1.9 / 2 + 1e-6
+
+
+def test_mixed_precision_keeps_the_variable_in_its_own_type() -> None:
+    block, code = block_of(8, 8, torch.float32), PositionCode(8, 4, 4)
+    y = torch.randn(1, 8, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = block(y, code)
+    assert z.dtype == log_det.dtype == torch.float32
+    exact, _ = block(y, code)
+    torch.testing.assert_close(z, exact, rtol=0.05, atol=0.1)

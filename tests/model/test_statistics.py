@@ -1,0 +1,33 @@
+"""Running moments against NumPy, and what a scale does with them."""
+
+from __future__ import annotations
+
+import torch
+
+from sanflow.model.statistics import ChannelScale, Moments
+
+
+def test_moments_equal_those_of_all_values_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # A large mean over a small deviation is what one-pass sums of squares get wrong.
+    maps = 1e4 + torch.randn(9, 5, 3, 2, generator=generator, dtype=torch.float64)
+    moments = Moments(5)
+    for batch in maps.split([4, 1, 3, 1]):
+        moments.update(batch)
+    values = maps.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(moments.mean, values.mean(dim=1), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        moments.deviation(), values.std(dim=1, correction=0), rtol=1e-10, atol=0
+    )
+
+
+def test_scale_standardises_and_leaves_a_dead_channel_finite() -> None:
+    maps = torch.randn(8, 3, 4, 4) * torch.tensor([5.0, 0.1, 0.0])[:, None, None] + 2
+    moments, scale = Moments(3), ChannelScale(3)
+    assert torch.equal(scale(maps), maps)
+    moments.update(maps)
+    scale.fit(moments)
+    out = scale(maps)
+    torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    deviation = out.std(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(deviation, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-4, atol=1e-6)
