@@ -71,10 +71,13 @@ class Group:
         if self.world > 1:
             self._average([p.grad for p in parameters if p.grad is not None])
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replace each floating-point buffer by its mean over the processes."""
+    def average_statistics(self, model: nn.Module) -> None:
+        """Replace the running statistics of each learning BatchNorm by their mean."""
         if self.world > 1:
-            self._average([b for b in model.buffers() if b.is_floating_point()])
+            norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+            statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
+            if statistics:
+                self._average(statistics)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values` over the processes."""

@@ -55,7 +55,7 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             after(step, values["loss"], rate)
         self._require_finite_weights(epoch)
-        self.group.average_buffers(self.model)
+        self.group.average_statistics(self.model)
         totals = torch.tensor(list(sums.values()), dtype=torch.float64)
         return dict(zip(sums, (self.group.mean(totals) / self.steps).tolist(), strict=True))
 

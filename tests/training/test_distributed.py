@@ -93,7 +93,7 @@ def test_a_process_alone_changes_nothing() -> None:
     model = torch.nn.Linear(2, 1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     group.align(model)
-    group.average_buffers(model)
+    group.average_statistics(model)
     assert group.share(lambda: 5) == 5
     assert group.leads
     assert torch.equal(group.mean(torch.tensor([3.0])), torch.tensor([3.0]))
