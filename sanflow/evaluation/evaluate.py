@@ -154,7 +154,7 @@ class _Test:
         found = recall = None
         if self.decision is not None:
             found = int(np.count_nonzero(self.scores[own] > self.decision.threshold))
-            recall = self._estimate(label, "recall", found / np.count_nonzero(own))
+            recall = self._estimate(label, "recall", found / int(np.count_nonzero(own)))
         return Kind(
             label=label,
             images=int(np.count_nonzero(own)),

@@ -20,7 +20,7 @@ from . import metrics
 from .metrics import Floats
 from .regions import find_regions
 
-PILOT_PIXELS = 2**24
+PILOT_PIXELS = 2**23
 INTERVALS = 2**16
 COARSE = 512
 
