@@ -97,9 +97,17 @@ def options(
 ) -> None:
     """From photographs of good parts to a verified engine that judges every part on a line.
 
-    Exit codes: 0 done; 1 unexpected; 2 input or configuration; 3 done, but at least one image
-    got no decision; 4 bundle refused; 5 engine; 6 parity failed; 7 false-alarm bound not
-    possible; 130 interrupted.
+    Exit codes:
+
+    0  done
+    1  unexpected, or a package is missing
+    2  input or configuration
+    3  done, but at least one image got no decision (infer)
+    4  bundle refused
+    5  engine missing or failed
+    6  parity: an engine does not give PyTorch's verdicts
+    7  the false-alarm bound cannot be given
+    130  interrupted
     """
 
 

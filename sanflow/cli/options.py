@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from . import show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+
+USUAL_RATE = 0.01
 
 DataArgument = Annotated[
     Path,
@@ -27,9 +31,14 @@ RunArgument = Annotated[
 ]
 BundleArgument = Annotated[
     Path,
-    typer.Argument(
-        metavar="BUNDLE", show_default=False, help="A bundle made by `sanflow export`."
-    ),
+    typer.Argument(metavar="BUNDLE", show_default=False, help="A bundle made by `sanflow export`."),
+]
+RunOrBundleArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN|BUNDLE", show_default=False, help="What to evaluate."),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N, for what PyTorch computes.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output instead.")
@@ -42,14 +51,16 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine; default: its own.")
 ]
 FalseAlarmOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--false-alarm-rate",
-        help="Largest share of good parts that may be rejected; the threshold guarantees it.",
+        help="Largest share of good parts that may be rejected; the threshold guarantees it. "
+        "Default: 0.01, or the smallest that the held-out parts can bound.",
     ),
 ]
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="sanflow, official, or edge (for a 2-core PC).")
+    str | None,
+    typer.Option("--preset", help="sanflow (default), official, or edge (for a 2-core PC)."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file whose values replace the preset's.")
@@ -62,6 +73,9 @@ SetOption = Annotated[
 ]
 SizeOption = Annotated[
     str | None, typer.Option("--size", help="Model input, N or HEIGHTxWIDTH, in pixels.")
+]
+MovedDataOption = Annotated[
+    Path | None, typer.Option("--data", help="Where the run's data set lies, if it moved.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 RoiOption = Annotated[
@@ -78,8 +92,22 @@ SkipBadOption = Annotated[
 ]
 
 
+def false_alarm_rate(asked: float | None, parts: int) -> float:
+    """The rate that was asked for, else 1 %, or the smallest bound that `parts` good parts give."""
+    if asked is not None:
+        return asked
+    smallest = math.ceil(1e4 / (parts + 1)) / 1e4
+    if smallest > USUAL_RATE:
+        show.note(
+            f"{parts} held-out good parts bound false alarms at {100 * smallest:.3g} % at best, "
+            f"which is used; a bound of {100 * USUAL_RATE:g} % needs "
+            f"{math.ceil(1 / USUAL_RATE) - 1} parts"
+        )
+    return max(USUAL_RATE, smallest)
+
+
 def run_config(
-    preset: str = "sanflow",
+    preset: str | None = None,
     config: Path | None = None,
     sets: list[str] | None = None,
     *,
@@ -100,7 +128,7 @@ def run_config(
         overrides["model.height"], overrides["model.width"] = _size(size)
     if roi is not None:
         overrides["data.roi"] = _roi(roi)
-    return load_config(preset, config, overrides)
+    return load_config(preset or "sanflow", config, overrides)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..runtime.records import Record
     from ..training.log import Status
 
 PHASES = {
@@ -64,6 +65,15 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with _bars() as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def judging() -> Iterator[Callable[[Record], None]]:
+    """A running count of images, of a source whose size is not known beforehand."""
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as p:
+        task = p.add_task("judging images", total=None)
+        yield lambda record: p.advance(task)
 
 
 @contextmanager

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import schema
-from ..errors import DataError, InputError
+from ..errors import DataError
 from . import show
 from .app import app
 from .options import (
-    BundleOrRunArgument,
     ConfigOption,
     DataArgument,
     DeviceOption,
@@ -20,13 +20,17 @@ from .options import (
     FalseAlarmOption,
     JsonOption,
     LayoutOption,
+    MovedDataOption,
     PresetOption,
     RoiOption,
     RunArgument,
+    RunOrBundleArgument,
     SeedOption,
     SetOption,
     SizeOption,
     SkipBadOption,
+    ThreadsOption,
+    false_alarm_rate,
     run_config,
 )
 
@@ -44,13 +48,226 @@ def check(
     from ..data.check import check_dataset
     from ..data.layout import open_dataset
 
-    config = run_config(layout=layout, roi=roi).data
+    config = run_config(roi=roi, data__layout=layout).data
     dataset = open_dataset(data, config)
     with show.counting("checking images") as progress:
         report = check_dataset(dataset, config, progress)
     if as_json:
-        show.json_document(report.to_json())
+        show.json_document(
+            {
+                "fingerprint": report.fingerprint,
+                "images": {role: len(samples) for role, samples in dataset.roles().items()},
+                "findings": [
+                    {"path": dataset.relative(f.path), "problem": f.problem, "detail": f.detail}
+                    for f in report.findings
+                ],
+            }
+        )
     else:
         show.say(report.text())
     if report.findings:
-        raise DataError(f"{len(report.findings)} problems in {data}; train with --skip-bad, or fix")
+        raise DataError(f"{len(report.findings)} findings in {data}; mend them, or use --skip-bad")
+
+
+@app.command(rich_help_panel=PANEL)
+def synth(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Good parts to show.")] = 4,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    size: SizeOption = None,
+    roi: RoiOption = None,
+    layout: LayoutOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Draw good parts beside the synthetic anomalies that training will make of them."""
+    from ..data.contact_sheet import contact_sheet
+    from ..data.layout import open_dataset
+
+    chosen = run_config(
+        preset, config, sets, size=size, roi=roi, data__layout=layout, optim__seed=seed
+    )
+    dataset = open_dataset(data, chosen.data)
+    contact_sheet(
+        dataset,
+        chosen.data,
+        chosen.synth,
+        chosen.model.height,
+        chosen.model.width,
+        chosen.optim.seed,
+        out,
+        rows,
+    )
+    show.say(f"wrote {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def train(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="The run's folder, new or empty.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="imagenet (a download), none, or a file of weights."),
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option("--extractor", help="resnet18, wide_resnet50_2, ...")
+    ] = None,
+    size: SizeOption = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the images.")] = None,
+    seed: SeedOption = None,
+    roi: RoiOption = None,
+    layout: LayoutOption = None,
+    device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue after the last finished epoch of --out.")
+    ] = False,
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Train on good parts, and calibrate the run on good parts that were held out.
+
+    Ctrl-C and a power cut lose at most the epoch in progress; --resume continues.
+    """
+    from ..calibration.calibrate import calibrate as calibrate_run
+    from ..training.train import train as train_run
+
+    flags: dict[str, Any] = {
+        "size": size,
+        "roi": roi,
+        "weights": weights,
+        "model__extractor": extractor,
+        "optim__epochs": epochs,
+        "optim__seed": seed,
+        "data__layout": layout,
+    }
+    given = [preset, config, sets, *flags.values()]
+    # A run knows its configuration: resumed without a flag, it goes on with its own.
+    own = resume and not any(value is not None for value in given)
+    chosen = None if own else run_config(preset, config, sets, **flags)
+    with show.training() as progress:
+        run = train_run(
+            data,
+            out,
+            chosen,
+            resume=resume,
+            skip_bad=skip_bad,
+            device=device,
+            progress=progress,
+        )
+    if int(os.environ.get("RANK", "0")) == 0:  # of several processes, one is enough
+        with show.counting("calibrating") as counted:
+            calibrated = calibrate_run(run, data, progress=counted)
+        show.say(
+            f"{out}: {run.record.progress.epochs_done} epochs trained, "
+            f"calibrated with {len(calibrated.images)} held-out good parts"
+        )
+
+
+@app.command(rich_help_panel=PANEL)
+def calibrate(
+    run: RunArgument,
+    data: MovedDataOption = None,
+    rate: FalseAlarmOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Fix a run's score constants and score its held-out good parts (train does it, too)."""
+    from ..calibration.calibrate import calibrate as calibrate_run
+    from ..run import open_run
+
+    opened = open_run(run)
+    with show.counting("calibrating") as progress:
+        calibration = calibrate_run(opened, data, device=device, progress=progress)
+    threshold = calibration.threshold(false_alarm_rate(rate, len(calibration.images)))
+    if as_json:
+        show.json_document(
+            {"scores": list(calibration.scores), "threshold": schema.dump(threshold)}
+        )
+    else:
+        show.say(threshold.text())
+
+
+@app.command(rich_help_panel=PANEL)
+def evaluate(
+    subject: RunOrBundleArgument,
+    data: DataArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for report.html and evaluation.json.")
+    ] = None,
+    rate: FalseAlarmOption = None,
+    layout: LayoutOption = None,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=10, help="Bootstrap resamples of the intervals.")
+    ] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a run (by PyTorch) or a bundle (by its engine) on the test images of DATA."""
+    from ..evaluation.evaluate import evaluate as measure
+    from ..evaluation.report import write_report
+    from .subjects import open_subject
+
+    with open_subject(
+        subject,
+        data,
+        layout=layout,
+        rate=rate,
+        engine=engine,
+        threads=threads,
+        device=device,
+    ) as opened:
+        with show.counting("scoring test images") as progress:
+            found = measure(
+                opened.samples,
+                opened.scorer,
+                opened.pixel_path,
+                decision=opened.decision,
+                subject=opened.description,
+                root=opened.root,
+                seen=opened.seen,
+                resamples=resamples,
+                progress=progress,
+            )
+        if out is not None:
+            write_report(found, opened.samples, opened.scorer, opened.pixel_path, out)
+    if as_json:
+        show.json_document(schema.dump(found))
+        return
+    metrics = {
+        "image AUROC": found.auroc,
+        "image average precision": found.average_precision,
+        "pixel AUROC": found.pixel_auroc,
+        "AUPRO@0.3": found.aupro,
+    }
+    if found.at_threshold is not None:
+        metrics["F1 at the threshold"] = found.at_threshold.f1
+        metrics["false alarms"] = found.at_threshold.false_alarms
+        metrics["defects found"] = found.at_threshold.recall
+    show.table(
+        f"{subject}: {found.good} good and {found.defective} defective test images",
+        ("metric", "value", "95 % interval"),
+        [
+            (name, e.value, f"{e.low:.4g} to {e.high:.4g}") if e else (name, None, None)
+            for name, e in metrics.items()
+        ],
+    )
+    if out is not None:
+        show.say(f"wrote {out / 'report.html'}")
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Make parts, train, calibrate, export, verify and judge them; leave a report to look at."""
+    from ..demo import run_demo
+
+    run_demo(out)

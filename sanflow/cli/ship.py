@@ -1,0 +1,152 @@
+"""Commands between the training PC and the line: export, threshold, verify."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import schema
+from ..errors import InputError, ParityError
+from . import show
+from .app import app
+from .options import (
+    BundleArgument,
+    EngineOption,
+    FalseAlarmOption,
+    JsonOption,
+    MovedDataOption,
+    RunArgument,
+    ThreadsOption,
+    false_alarm_rate,
+)
+
+
+@app.command(rich_help_panel="To the line")
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    target: Annotated[str, typer.Option("--target", help="onnx or openvino.")] = "onnx",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per inference.")] = 1,
+    rate: FalseAlarmOption = None,
+    data: MovedDataOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Turn a run into a bundle, if its engine gives PyTorch's verdicts."""
+    from ..calibration.calibrate import load_calibration
+    from ..export.export import export_run
+    from ..run import open_run
+
+    opened = open_run(run)
+    asked = false_alarm_rate(rate, len(load_calibration(opened).images))
+    with show.counting("exporting") as progress:
+        bundle = export_run(
+            opened,
+            out,
+            target,
+            batch=batch,
+            false_alarm_rate=asked,
+            data=data,
+            force=force,
+            progress=progress,
+        )
+    decision = bundle.manifest.decision
+    show.say(f"{out}: {target}, batch {batch}, NG above {decision.threshold:.6g}, parity passed")
+
+
+@app.command(rich_help_panel="To the line")
+def threshold(
+    bundle: BundleArgument,
+    rate: Annotated[
+        float | None,
+        typer.Option("--false-alarm-rate", help="New bound on the share of good parts rejected."),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option("--confidence", help="Keep the bound for these very parts, this surely."),
+    ] = None,
+    value: Annotated[
+        float | None, typer.Option("--value", help="New threshold, set by hand.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a bundle's threshold and what it guarantees, or change it without a new export."""
+    from ..bundle import Bundle, with_decision
+    from ..calibration.threshold import conformal_threshold, threshold_at
+
+    if rate is not None and value is not None:
+        raise InputError("--false-alarm-rate and --value were given; choose one of them")
+    if confidence is not None and rate is None:
+        raise InputError("--confidence was given alone; it belongs to --false-alarm-rate")
+    opened = Bundle.open(bundle)
+    scores, decision = opened.manifest.calibration.scores, opened.manifest.decision
+    tolerance = opened.manifest.tolerances.score_relative
+    if rate is not None:
+        chosen = conformal_threshold(scores, rate, confidence=confidence, score_relative=tolerance)
+    else:
+        at = decision.threshold if value is None else value
+        chosen = threshold_at(scores, at, score_relative=tolerance)
+    if rate is not None or value is not None:
+        with_decision(
+            opened,
+            replace(
+                decision,
+                threshold=chosen.value,
+                false_alarm_rate=rate,
+                band_low=chosen.band_low,
+                band_high=chosen.band_high,
+            ),
+        )
+    if as_json:
+        show.json_document(schema.dump(chosen))
+    else:
+        show.say(chosen.text())
+        show.say(f"Uncertain from {chosen.band_low:.6g} to {chosen.band_high:.6g}.")
+
+
+@app.command(rich_help_panel="To the line")
+def verify(
+    bundle: BundleArgument,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Your own images too: folder, glob or file.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="The run it was exported from: PyTorch judges your images."),
+    ] = None,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that this machine's engines give PyTorch's verdicts; exit code 6 if one does not.
+
+    Without --run, your images are compared with the scores that the bundle stores, which are
+    those of the images it was calibrated with.
+    """
+    from ..bundle import Bundle
+    from ..runtime.parity import verify as compare
+    from ..runtime.sources import find
+
+    opened = Bundle.open(bundle)
+    reference = None
+    if run is not None:
+        from ..export.reference import run_reference
+        from ..run import open_run
+
+        reference = run_reference(open_run(run), opened)
+    source = None if data is None else find(data)
+    images = [] if source is None else [source.root / path for path in source]
+    with show.counting("comparing") as progress:
+        report = compare(opened, engine, images, reference, threads=threads, progress=progress)
+    if as_json:
+        show.json_document(report.to_json())
+    else:
+        show.table(f"{bundle}: parity with PyTorch", report.columns(), report.rows())
+        for line in report.skipped:
+            show.note(f"skipped {line}")
+    if not report.passed:
+        raise ParityError(report.text())
+    if not as_json:
+        show.say(report.text())

@@ -1,0 +1,126 @@
+"""What `sanflow evaluate` is given: a run, scored by PyTorch, or a bundle, scored by its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError, InputError
+from .options import false_alarm_rate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..bundle import Decision
+    from ..data.config import DataConfig
+    from ..data.layout import Sample
+    from ..imaging import PixelPath
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated on which test images."""
+
+    samples: tuple[Sample, ...]
+    root: Path
+    scorer: Callable[[Path], tuple[float, NDArray[np.float32]]]
+    pixel_path: PixelPath
+    decision: Decision
+    description: dict[str, str]
+    seen: Mapping[str, str]
+    """sha256 of files the model was made from, with their role; a bundle does not list them."""
+
+
+@contextmanager
+def open_subject(
+    path: Path,
+    data: Path,
+    *,
+    layout: str | None,
+    rate: float | None,
+    engine: str | None,
+    threads: int | None,
+    device: str,
+) -> Iterator[Subject]:
+    """Open a run or a bundle with the test images of `data`; InputError if it is neither."""
+    if (path / "run.json").is_file():
+        if engine is not None or threads is not None:
+            raise InputError(f"{path} is a run, which PyTorch scores; --engine is for bundles")
+        yield _run(path, data, layout, rate, device)
+    elif (path / "manifest.json").is_file():
+        if rate is not None:
+            raise InputError(
+                f"{path} is a bundle and has its threshold; change it with `sanflow threshold`"
+            )
+        with _bundle(path, data, layout, engine, threads) as subject:
+            yield subject
+    else:
+        raise InputError(
+            f"{path}: neither a run (run.json) nor a bundle (manifest.json) is there; "
+            "make one with `sanflow train` or `sanflow export`"
+        )
+
+
+def _run(path: Path, data: Path, layout: str | None, rate: float | None, device: str) -> Subject:
+    from ..calibration.calibrate import load_calibration
+    from ..data.layout import open_dataset
+    from ..evaluation.subject import run_scorer, run_subject, seen_images
+    from ..run import open_run
+
+    run = open_run(path)
+    calibration = load_calibration(run)
+    dataset = open_dataset(data, _with_layout(run.config.data, layout))
+    return Subject(
+        samples=dataset.test,
+        root=dataset.root,
+        scorer=run_scorer(run, device),
+        pixel_path=run.pixel_path,
+        decision=calibration.decision(false_alarm_rate(rate, len(calibration.images))),
+        description=run_subject(run),
+        seen=seen_images(run),
+    )
+
+
+@contextmanager
+def _bundle(
+    path: Path, data: Path, layout: str | None, engine: str | None, threads: int | None
+) -> Iterator[Subject]:
+    from ..data.config import DataConfig
+    from ..data.layout import open_dataset
+    from ..evaluation.subject import bundle_subject
+    from ..runtime import Detector
+
+    with Detector(path, engine, threads) as detector:
+
+        def score(image: Path) -> tuple[float, NDArray[np.float32]]:
+            result = detector.judge(image)
+            if result.score is None or result.map is None:
+                raise ImageError(f"{image}: {result.detail}")
+            return result.score, result.map
+
+        manifest = detector.bundle.manifest
+        config = _with_layout(DataConfig(roi=manifest.pixels.roi), layout)
+        dataset = open_dataset(data, config)
+        name = f"{detector.engine.name} {detector.engine.version}"
+        yield Subject(
+            samples=dataset.test,
+            root=dataset.root,
+            scorer=score,
+            pixel_path=detector.bundle.pixel_path,
+            decision=manifest.decision,
+            description=bundle_subject(manifest, path.resolve().name, name),
+            seen={},
+        )
+
+
+def _with_layout(config: DataConfig, layout: str | None) -> DataConfig:
+    from .. import schema
+    from ..data.config import DataConfig
+
+    if layout is None:
+        return config
+    return schema.load(DataConfig, {**schema.dump(config), "layout": layout}, "data")
