@@ -111,7 +111,8 @@ class Run:
         try:
             model.load_state_dict(load_file(path))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise InputError(f"run {self.path}: {MODEL} cannot be used: {error}") from error
+            reason = " ".join(str(error).split())[:300]  # torch lists every key
+            raise InputError(f"run {self.path}: {MODEL} cannot be used: {reason}") from error
         return model.eval()
 
 
@@ -146,7 +147,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in its place, safe against power loss."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         write(partial)
+        partial.chmod(mode)  # safetensors makes its files readable by their owner only
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)

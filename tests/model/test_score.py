@@ -1,0 +1,86 @@
+"""The anomaly map and score against their formulae."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.interpolate import RegularGridInterpolator
+
+from sanflow.model.config import ModelConfig
+from sanflow.model.score import anomaly_map, image_score, upsample
+
+CONFIG = ModelConfig(extractor="resnet18", taps=(8, 16), height=32, width=48)
+
+
+def levels_of(seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Log-likelihoods of two levels for three images, and their maxima."""
+    generator = torch.Generator().manual_seed(seed)
+    levels = [-torch.rand(3, 32 // s, 48 // s, generator=generator) for s in (8, 16)]
+    return levels, torch.stack([level.max() for level in levels])
+
+
+def test_upsampling_aligns_corners_and_is_linear_between() -> None:
+    maps = torch.rand(1, 4, 6)
+    ours = upsample(maps, 32, 48)[0]
+    rows, columns = torch.linspace(0, 3, 32), torch.linspace(0, 5, 48)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).numpy()
+    exact = RegularGridInterpolator((range(4), range(6)), maps[0].numpy())(grid.clip(0, [3, 5]))
+    torch.testing.assert_close(ours.double(), torch.from_numpy(exact), rtol=0, atol=1e-6)
+    assert ours[0, 0] == maps[0, 0, 0]
+    assert ours[-1, -1] == maps[0, -1, -1]
+
+
+def test_likelihood_fusion_is_levels_minus_the_sum_of_likelihoods() -> None:
+    levels, level_max = levels_of()
+    maps = anomaly_map(levels, level_max, CONFIG)
+    parts = [
+        upsample(torch.exp(level - m), 32, 48) for level, m in zip(levels, level_max, strict=True)
+    ]
+    torch.testing.assert_close(maps, 2 - sum(parts))
+    assert maps.min() >= 0
+    assert maps.max() < 2
+
+
+def test_log_likelihood_fusion_does_not_saturate() -> None:
+    levels, level_max = levels_of()
+    config = replace(CONFIG, fusion="log_likelihood")
+    for far, farther in ((1e3, 2e3),):
+        weak, strong = ([level - d for level in levels] for d in (far, farther))
+        assert torch.equal(
+            anomaly_map(weak, level_max, CONFIG), anomaly_map(strong, level_max, CONFIG)
+        )
+        a, b = anomaly_map(weak, level_max, config), anomaly_map(strong, level_max, config)
+        torch.testing.assert_close(b - a, torch.full_like(a, 2 * (farther - far)))
+
+
+def test_less_likely_is_more_anomalous_there_and_only_there() -> None:
+    levels, level_max = levels_of()
+    before = anomaly_map(levels, level_max, CONFIG)
+    levels[0] = levels[0].clone()
+    levels[0][1, 2, 3] -= 1
+    change = anomaly_map(levels, level_max, CONFIG) - before
+    assert change.min() >= 0
+    assert not change[[0, 2]].any()
+    row, column = divmod(int(change[1].argmax()), 48)
+    assert abs(row - 2 * 31 / 3) <= 1
+    assert abs(column - 3 * 47 / 5) <= 1
+
+
+def test_scores() -> None:
+    maps = torch.rand(3, 32, 48)
+    assert torch.equal(image_score(maps, CONFIG), maps.flatten(1).max(dim=1).values)
+    config = replace(CONFIG, image_score="top", top_fraction=0.01)
+    expected = maps.flatten(1).sort(dim=1).values[:, -15:].mean(dim=1)  # 15 of 1536 pixels
+    torch.testing.assert_close(image_score(maps, config), expected)
+    single = replace(config, top_fraction=1e-9)
+    torch.testing.assert_close(image_score(maps, single), image_score(maps, CONFIG))
+
+
+@pytest.mark.parametrize("fusion", ["likelihood", "log_likelihood"])
+def test_value_above_the_stored_maximum_is_harmless(fusion: str) -> None:
+    levels, level_max = levels_of()
+    maps = anomaly_map(levels, level_max - 0.5, replace(CONFIG, fusion=fusion))  # type: ignore[arg-type]
+    assert maps.isfinite().all()
+    assert maps.min() < 0
