@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,76 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real photographs are not on this machine (../shared/data)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small MVTec layout of 64-pixel parts: 16 to train, 24 to calibrate, 12 to test."""
+    import numpy as np
+
+    from sanflow.imaging import write_png
+
+    root = tmp_path_factory.mktemp("data") / "parts"
+    rng = np.random.default_rng(0)
+
+    def make(folder: str, count: int, defect: bool = False) -> None:
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            rows, columns = np.mgrid[:64, :64] + rng.uniform(0, 8, (2, 1, 1))
+            part = (
+                120 + 40 * np.sin(columns / 3) + 10 * np.cos(rows / 7) + rng.normal(0, 3, (64, 64))
+            )
+            if defect:
+                top, left = rng.integers(8, 40, 2)
+                part[top : top + 16, left : left + 16] = rng.normal(60, 25, (16, 16))
+                mask = np.zeros((64, 64, 3), np.uint8)
+                mask[top : top + 16, left : left + 16] = 255
+                masks = root / "ground_truth" / Path(folder).name
+                masks.mkdir(parents=True, exist_ok=True)
+                write_png(masks / f"{index:03d}_mask.png", mask)
+            grey = np.clip(part, 0, 255).astype(np.uint8)
+            write_png(root / folder / f"{index:03d}.png", np.repeat(grey[..., None], 3, axis=2))
+
+    make("train/good", 16)
+    make("calibrate/good", 24)
+    make("test/good", 6)
+    make("test/scratch", 3, defect=True)
+    make("test/dent", 3, defect=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """Options that make `sanflow train` a matter of seconds."""
+    return shlex.split(
+        "--weights none --extractor resnet18 --size 64 --epochs 1 --set pretext.steps=2 "
+        "--set model.position_dim=16 --set model.blocks=2 --set model.head_width=8"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    parts: Path, tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A trained and calibrated run of `parts`; copy it before changing anything in it."""
+    from typer.testing import CliRunner
+
+    from sanflow.cli import app
+
+    run = tmp_path_factory.mktemp("run") / "run"
+    done = CliRunner().invoke(app, ["train", str(parts), "--out", str(run), *tiny_options])
+    assert done.exit_code == 0, done.output
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path) -> Path:
+    """An ONNX bundle of `tiny_run`; copy it before changing anything in it."""
+    from typer.testing import CliRunner
+
+    from sanflow.cli import app
+
+    bundle = tiny_run.parent / "bundle"
+    done = CliRunner().invoke(app, ["export", str(tiny_run), "--out", str(bundle)])
+    assert done.exit_code == 0, done.output
+    return bundle

@@ -1,0 +1,133 @@
+"""The documentation does what it says: every command in it exists, and every command in it runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from sanflow.bundle import Manifest
+from sanflow.cli import app
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The sanflow and make commands of a page, as words; the shell is not needed for them."""
+    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+def test_there_is_something_to_test() -> None:
+    """A change of the fences must not make the tests below vacuous."""
+    assert {"README.md", "docs/training.md", "docs/deployment.md"} <= set(NAMES)
+    found = [command[1] for page in PAGES for command in commands(page) if command[0] == "sanflow"]
+    documented = set(typer.main.get_command(app).commands) - {"demo"}  # type: ignore[attr-defined]
+    assert documented <= set(found), f"never shown: {documented - set(found)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_documented_flag_exists(page: Path) -> None:
+    group: Any = typer.main.get_command(app)
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.M)
+    for program, name, *rest in commands(page):
+        if program == "make":
+            assert name in targets, f"make {name}"
+            continue
+        assert program == "sanflow", program
+        assert name in group.commands, f"sanflow {name}"
+        known = {flag for option in group.commands[name].params for flag in option.opts}
+        given = {word.partition("=")[0] for word in rest if word.startswith("-")}
+        assert given <= known, f"sanflow {name}: {given - known}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, parts: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[bool], None]:
+    """A folder as a page's reader has it: photographs, and a run if the page begins with one."""
+
+    def prepare(with_run: bool) -> None:
+        shutil.copytree(parts, tmp_path / "parts")
+        shutil.copytree(parts / "test", tmp_path / "new-parts")
+        if with_run:
+            shutil.copytree(tiny_run, tmp_path / "run")
+        monkeypatch.chdir(tmp_path)
+
+    return prepare
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/training.md", "docs/deployment.md"])
+def test_every_documented_command_runs(
+    name: str, place: Callable[[bool], None], tiny_options: list[str]
+) -> None:
+    """In order, in one folder, with only sizes and epochs made small by options that win."""
+    quick = {
+        "train": tiny_options,
+        "synth": ["--size", "64"],
+        "evaluate": ["--resamples", "20"],
+        "bench": ["--seconds", "0.2"],
+    }
+    page = REPOSITORY / name
+    place(name == "docs/deployment.md")
+    for text in blocks(page, "toml"):
+        file, body = text.split("\n", 1)
+        Path(file.removeprefix("# ")).write_text(body, "utf-8")
+    for program, command, *rest in commands(page):
+        if program != "sanflow":
+            continue
+        line = [command, *rest, *quick.get(command, [])]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, f"{' '.join(line)}: {done.stderr}"
+        for word, value in itertools.pairwise(rest):
+            if word == "--out":
+                assert Path(value).exists(), f"{' '.join(line)} left no {value}"
+    for code in blocks(page, "python"):
+        exec(compile(code, name, "exec"), {})
+
+
+def test_the_bundle_page_names_every_field_of_the_manifest() -> None:
+    text = (REPOSITORY / "docs" / "bundle.md").read_text("utf-8")
+    assert [f.name for f in fields(Manifest) if f"`{f.name}`" not in text] == []
+
+
+def test_sections_cited_in_the_code_exist() -> None:
+    """`methods 2.4` in a comment is a heading of docs/method.md."""
+    headings = re.findall(r"^#+ (\d+(?:\.\d+)?)", (REPOSITORY / "docs/method.md").read_text(), re.M)
+    cited = {
+        number
+        for file in (REPOSITORY / "sanflow").rglob("*.py")
+        for number in re.findall(r"methods (\d+(?:\.\d+)?)", file.read_text("utf-8"))
+    }
+    assert cited
+    assert cited <= set(headings)
+
+
+def test_the_changelog_knows_the_version_or_says_unreleased() -> None:
+    from sanflow import __version__
+
+    text = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
+    assert "## Unreleased" in text or f"## {__version__}" in text
