@@ -22,6 +22,12 @@ class LossConfig:
     bce: Literal["logits", "official"] = "logits"
     """`official`: cross-entropy of an already normalised softmax (methods 2.5)."""
 
+    def __post_init__(self) -> None:
+        if self.bce_weight < 0 or self.kl_weight < 0:
+            raise ValueError(
+                f"bce_weight {self.bce_weight} and kl_weight {self.kl_weight} must not be negative"
+            )
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -56,6 +62,10 @@ class PretextConfig:
     steps: int = 300
     learning_rate: float = 1e-3
     batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
+            raise ValueError("steps, batch and learning_rate must be positive")
 
 
 @dataclass(frozen=True)

@@ -79,5 +79,7 @@ class ModelConfig:
             raise ValueError("blocks, clamp and head_width must be positive")
         if not 0 < self.top_fraction <= 1:
             raise ValueError(f"top_fraction {self.top_fraction} must be in (0, 1]")
+        if self.mean_margin <= 0:
+            raise ValueError(f"mean_margin {self.mean_margin} must be positive")
         if self.prior_variance <= 0 or self.max_variance <= 0 or self.prior_window < 2:
             raise ValueError("prior_window must be at least 2, both variances positive")

@@ -23,6 +23,7 @@ from sanflow.model.config import ModelConfig
         ({"smooth": 2}, "smooth 2 must be odd"),
         ({"blocks": 0}, "blocks, clamp and head_width must be positive"),
         ({"top_fraction": 0.0}, "top_fraction 0.0"),
+        ({"mean_margin": 0.0}, "mean_margin 0.0 must be positive"),
         ({"prior_variance": 0.0}, "both variances positive"),
     ],
 )
