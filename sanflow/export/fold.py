@@ -40,6 +40,9 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes = kept
     used = dict.fromkeys(name for node in nodes for name in node.input if name in constants)
     folded = _model(model, nodes)
+    types = _types(skeleton(model, nodes, constants))
+    for output in folded.graph.output:  # the tracer names their sizes instead of giving them
+        output.CopyFrom(helper.make_tensor_value_info(output.name, *types[output.name]))
     folded.graph.initializer.extend(_tensor(name, constants[name]) for name in used)
     return folded
 

@@ -53,13 +53,20 @@ def lint(model: onnx.ModelProto) -> None:
     _require(len(set(names)) == len(names) and all(names), "node names are not unique")
     for node in model.graph.node:
         _check_node(node, constants)
-    for info in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+    for info in [*model.graph.input, *inferred.graph.value_info, *model.graph.output]:
         _check_static(info)
+    small = {
+        info.name
+        for info in model.graph.input
+        if info.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    }
+    for node in model.graph.node:
+        converted = node.op_type == "Cast" or not small & set(node.input)
+        _require(converted, f"{node.op_type} {node.name!r} works on uint8; only Cast may")
 
 
 def _check_node(node: onnx.NodeProto, constants: Mapping[str, Value]) -> None:
     label = f"{node.op_type} {node.name!r}"
-    _require(not node.domain, f"{label} is of the domain {node.domain!r}")
     _require(node.op_type in OPERATORS, f"{label} is not an operator that all engines have")
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "TopK":
