@@ -105,7 +105,7 @@ def test_resamples_are_stratified_and_repeatable() -> None:
 
 
 def test_pixel_metrics_of_a_resample_are_those_of_the_repeated_images() -> None:
-    heats, masks = scene(np.random.default_rng(4), 8, 24)
+    heats, masks = scene(np.random.default_rng(4), 8, 14)
     labels = ["hole" if m.any() else "good" for m in masks]
     counts = PixelCounts()
     for i, (heat, mask) in enumerate(zip(heats, masks, strict=True)):
