@@ -1,0 +1,244 @@
+"""Every command does its work, prints JSON that scripts can read, and documents itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner, Result
+
+from sanflow import __version__, schema
+from sanflow.calibration.threshold import Threshold
+from sanflow.cli import app
+from sanflow.cli.options import run_config
+from sanflow.imaging import Roi
+
+COMMANDS = (
+    "check synth train calibrate evaluate demo export threshold verify infer bench doctor".split()
+)
+
+
+def sanflow(*words: object) -> Result:
+    """The command in this process, which must succeed."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def document(done: Result) -> Any:
+    """The JSON on standard output, which must hold nothing else."""
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle to change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    group: Any = typer.main.get_command(app)
+    assert set(group.commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_all_its_options(command: str) -> None:
+    group: Any = typer.main.get_command(app)
+    done = sanflow(command, "--help")
+    assert group.commands[command].help
+    for parameter in group.commands[command].params:
+        assert parameter.name == "help" or parameter.help, f"{command}: {parameter.name}"
+    assert "Usage:" in done.stdout
+
+
+def test_version() -> None:
+    assert sanflow("--version").stdout == f"sanflow {__version__}\n"
+
+
+def test_the_shell_completes_commands(repository: Path) -> None:
+    environment = {
+        **os.environ,
+        "_SANFLOW_COMPLETE": "complete_bash",
+        "COMP_WORDS": "sanflow thr",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from sanflow.cli import main; main()"],
+        env=environment,
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["threshold"], done.stderr
+
+
+def test_a_flag_wins_over_set_over_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(
+        'weights = "none"\n[model]\nextractor = "resnet34"\nblocks = 3\nclamp = 1.5\n'
+        "[optim]\nepochs = 7\n"
+    )
+    config = run_config(
+        "edge",
+        file,
+        ["model.blocks=4", "model.clamp=1.25", "model.taps=[8, 16]", "data.layout=folder"],
+        size="128x192",
+        roi="1, 2,30,40",
+        model__clamp=1.0,
+        weights=None,
+    )
+    assert config.model.position_dim == run_config("edge").model.position_dim
+    assert (config.weights, config.model.extractor, config.optim.epochs) == ("none", "resnet34", 7)
+    assert (config.model.blocks, config.model.clamp, config.model.taps) == (4, 1.0, (8, 16))
+    assert (config.model.height, config.model.width) == (128, 192)
+    assert (config.data.roi, config.data.layout) == (Roi(1, 2, 30, 40), "folder")
+
+
+def test_train_writes_a_calibrated_run_with_its_configuration(tiny_run: Path) -> None:
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert record["progress"] == {"epochs_done": 1, "finished": True}
+    assert record["config"]["model"]["extractor"] == "resnet18"
+    assert record["config"]["model"]["height"] == record["config"]["model"]["width"] == 64
+    assert record["config"]["weights"] == record["weights"]["source"] == "none"
+    assert len(json.loads((tiny_run / "calibration.json").read_text())["images"]) == 24
+
+
+def test_resume_takes_the_configuration_of_the_run(tiny_run: Path, parts: Path) -> None:
+    """Without options of its own: the preset's defaults must not be asked of a tiny run."""
+    done = sanflow("train", parts, "--out", tiny_run, "--resume")
+    assert "1 epochs trained" in done.stdout
+
+
+def test_check_reports_as_json(parts: Path) -> None:
+    found = document(sanflow("check", parts, "--json"))
+    assert found["images"] == {"train": 16, "calibrate": 24, "test": 12}
+    assert found["findings"] == []
+
+
+def test_synth_draws_a_sheet(parts: Path, tmp_path: Path) -> None:
+    from sanflow.imaging import read
+
+    sheets = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for sheet, seed in zip(sheets, (1, 1, 2), strict=True):
+        sanflow("synth", parts, "--out", sheet, "--size", 64, "--rows", 2, "--seed", seed)
+    assert read(sheets[0]).shape[0] >= 128
+    assert sheets[0].read_bytes() == sheets[1].read_bytes() != sheets[2].read_bytes()
+
+
+def test_calibrate_prints_the_guarantee(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    found = document(sanflow("calibrate", run, "--false-alarm-rate", 0.2, "--json"))
+    threshold = schema.load(Threshold, found["threshold"])
+    assert threshold.parts == len(found["scores"]) == 24
+    assert threshold.expected_rate <= 0.2
+    assert sum(score > threshold.value for score in found["scores"]) == 4  # 25 x 0.2 - 1
+    assert "NG above" in sanflow("calibrate", run, "--false-alarm-rate", 0.2).stdout
+
+
+def test_without_a_rate_the_best_bound_is_used_and_said(tiny_run: Path, tmp_path: Path) -> None:
+    """24 held-out parts bound at 1 / 25; a bound of 1 % would need 99."""
+    done = sanflow("export", tiny_run, "--out", tmp_path / "bundle")
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["decision"]["false_alarm_rate"] == 0.04
+    assert "4 %" in done.stderr
+    assert "99 parts" in done.stderr
+
+
+@pytest.mark.parametrize("subject", ["run", "bundle"])
+def test_evaluate_a_run_and_a_bundle(
+    subject: str, tiny_run: Path, tiny_bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    path = tiny_run if subject == "run" else tiny_bundle
+    words = ("evaluate", path, parts, "--resamples", 20, "--out", tmp_path / "report")
+    found = document(sanflow(*words, "--json"))
+    assert (found["good"], found["defective"]) == (6, 6)
+    assert {kind["label"] for kind in found["kinds"]} == {"scratch", "dent"}
+    assert found["auroc"]["low"] <= found["auroc"]["value"] <= found["auroc"]["high"]
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == found
+    assert "<html" in (tmp_path / "report" / "report.html").read_text()
+    assert "image AUROC" in sanflow(*words).stdout
+
+
+def test_run_and_bundle_measure_alike(tiny_run: Path, tiny_bundle: Path, parts: Path) -> None:
+    """The same images, once by PyTorch and once by the exported engine."""
+    by_torch, by_engine = (
+        document(sanflow("evaluate", path, parts, "--resamples", 20, "--json"))
+        for path in (tiny_run, tiny_bundle)
+    )
+    assert by_torch["at_threshold"]["decision"] == by_engine["at_threshold"]["decision"]
+    for one, other in zip(by_torch["images"], by_engine["images"], strict=True):
+        assert one["path"] == other["path"]
+        assert one["score"] == pytest.approx(other["score"], rel=1e-4)
+
+
+def test_threshold_shows_and_changes_only_the_decision(bundle: Path) -> None:
+    before = json.loads((bundle / "manifest.json").read_text())
+    shown = document(sanflow("threshold", bundle, "--json"))
+    assert shown["value"] == before["decision"]["threshold"]
+    assert json.loads((bundle / "manifest.json").read_text()) == before
+
+    changed = document(sanflow("threshold", bundle, "--false-alarm-rate", 0.2, "--json"))
+    after = json.loads((bundle / "manifest.json").read_text())
+    assert after["decision"]["threshold"] == changed["value"] < shown["value"]
+    assert after["decision"]["false_alarm_rate"] == 0.2
+    for field in before.keys() - {"decision", "digest"}:
+        assert after[field] == before[field]
+
+    value = changed["value"] + 1.0
+    sanflow("threshold", bundle, "--value", value)
+    decision = json.loads((bundle / "manifest.json").read_text())["decision"]
+    assert decision["threshold"] == value
+    assert decision["false_alarm_rate"] is None
+    assert decision["display_high"] == before["decision"]["display_high"]
+
+
+def test_verify_compares_goldens_and_own_images(
+    tiny_bundle: Path, tiny_run: Path, parts: Path
+) -> None:
+    found = document(
+        sanflow("verify", tiny_bundle, "--data", parts / "test", "--run", tiny_run, "--json")
+    )
+    assert found["passed"]
+    own = [c for c in found["comparisons"] if c["source"] == "images"]
+    assert own
+    assert all(c["images"] == 12 and not c["flips"] for c in own)
+    assert {c["engine"] for c in own} == {"onnxruntime", "openvino"}
+    table = sanflow("verify", tiny_bundle, "--engine", "onnxruntime").stdout
+    assert "onnxruntime" in table
+    assert "pass" in table
+    assert "openvino" not in table
+
+
+def test_verify_without_the_run_knows_calibration_images(tiny_bundle: Path, parts: Path) -> None:
+    words = ("verify", tiny_bundle, "--engine", "onnxruntime", "--json", "--data")
+    found = document(sanflow(*words, parts / "calibrate" / "good"))
+    assert [c["images"] for c in found["comparisons"] if c["source"] == "images"] == [24]
+
+
+def test_infer_writes_a_line_and_an_overlay_per_image(
+    tiny_bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "verdicts"
+    words = ("infer", tiny_bundle, "--source", parts / "test", "--out", out, "--overlays", "all")
+    summary = document(sanflow(*words, "--json"))
+    assert summary["images"] == 12
+    assert summary["ok"] + summary["ng"] == 12
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == len(list((out / "overlays").rglob("*.png"))) == 12
+    assert "12 images" in sanflow(*words, "--force").stdout
+
+
+def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
+    bench = document(sanflow("bench", tiny_bundle, "--seconds", 0.2, "--json"))
+    assert bench
+    doctor = document(sanflow("doctor", "--json"))
+    assert "onnxruntime" in json.dumps(doctor)
+    assert "onnxruntime" in sanflow("doctor").stdout
