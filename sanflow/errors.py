@@ -2,7 +2,7 @@
 
     SanflowError            1   anything else that stops a command
     ├── InputError          2   what was given cannot be used: a path, an option, a data set
-    │   ├── ConfigError     2   a configuration or manifest field: unknown, missing, wrong type or value
+    │   ├── ConfigError     2   a configuration or manifest field: unknown, missing or wrong
     │   ├── ImageError      2   one image cannot be decoded or has the wrong shape
     │   └── DataError       2   a data set is incomplete, overlapping, or holds bad files
     ├── BundleError         4   a bundle is refused: altered, unsafe, or not one

@@ -40,7 +40,9 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-@pytest.mark.parametrize("command", ["threshold", "verify", "infer", "bench", "doctor", "--version"])
+@pytest.mark.parametrize(
+    "command", ["threshold", "verify", "infer", "bench", "doctor", "--version"]
+)
 def test_the_edge_commands_load_without_the_training_packages(
     command: str, repository: Path
 ) -> None:

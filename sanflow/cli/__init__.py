@@ -1,6 +1,6 @@
 """The command line: each command parses, calls one function of a room, and prints what it got."""
 
 from .app import app, main
-from . import workshop, ship, line  # noqa: I001  in the order of the help page
+from . import workshop, ship, line
 
 __all__ = ["app", "line", "main", "ship", "workshop"]
