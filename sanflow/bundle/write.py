@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from .. import schema
 from ..errors import BundleError
 from .folder import MANIFEST, Bundle
-from .manifest import GRAPHS, Decision, FileEntry, Manifest, check, digest, serialise
+from .manifest import GRAPHS, Decision, FileEntry, Manifest, digest, parse, serialise
 
 
 @contextmanager
@@ -72,8 +73,9 @@ def with_decision(bundle: Bundle, decision: Decision) -> Bundle:
 
 
 def _sealed(draft: Manifest) -> Manifest:
-    check(draft)
-    return dataclasses.replace(draft, digest=digest(draft))
+    """The draft with its digest, as it will be read back: what cannot be is not written at all."""
+    plain = schema.load(Manifest, schema.dump(draft), "manifest")  # a whole number becomes a float
+    return parse(serialise(dataclasses.replace(plain, digest=digest(plain))))
 
 
 def _fill(stage: Path, draft: Manifest, contents: Mapping[str, bytes]) -> None:

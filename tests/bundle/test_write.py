@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sanflow.bundle import (
@@ -185,6 +186,26 @@ def test_a_decision_changes_the_manifest_alone(bundle: Bundle) -> None:
     after = tree(bundle.path.parent)
     assert {name for name in after if after[name] != before.get(name)} == {"bundle/manifest.json"}
     assert with_decision(changed, bundle.manifest.decision).manifest == bundle.manifest
+
+
+@pytest.mark.parametrize(
+    ("decision", "seen"),
+    [
+        (Decision(1, None, 0, 2, 0, 3), Decision(1.0, None, 0.0, 2.0, 0.0, 3.0)),
+        (Decision(0.5, None, 0.0, 1.0, 0.0, float("inf")), None),
+        (Decision(np.float32(0.5), None, 0.0, 1.0, 0.0, 1.0), None),
+    ],
+)
+def test_a_decision_that_cannot_be_read_back_is_not_written(
+    bundle: Bundle, decision: Decision, seen: Decision | None
+) -> None:
+    """Whole numbers are fine; what would make the bundle refusable never reaches the disk."""
+    if seen is not None:
+        assert with_decision(bundle, decision).manifest.decision == seen
+    else:
+        with pytest.raises(ConfigError, match=r"manifest\.decision"):
+            with_decision(bundle, decision)
+        assert Bundle.open(bundle.path) == bundle
 
 
 def test_a_power_cut_while_deciding_leaves_a_whole_bundle(bundle: Bundle) -> None:
