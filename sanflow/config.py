@@ -43,8 +43,8 @@ class OptimConfig:
     """Share of feature positions drawn at random in each step; 1 takes all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
-    workers: int = 0
-    """Processes that prepare batches; 0 prepares in the training process."""
+    workers: int = 2
+    """Threads that prepare batches ahead; 0 prepares in the training thread. Changes no bit."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.sub_epochs < 1 or self.warmup_meta_epochs < 0:

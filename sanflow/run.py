@@ -53,6 +53,15 @@ class Progress:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Compute:
+    """Where training ran; a resumed run keeps it, for it too decides the numbers."""
+
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    processes: int = 1
+
+
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -78,6 +87,7 @@ class RunRecord:
     progress: Progress = field(default_factory=Progress)
     created: str = field(default_factory=now)
     versions: dict[str, str] = field(default_factory=versions)
+    compute: Compute = field(default_factory=Compute)
     schema: Literal["sanflow.run/1"] = "sanflow.run/1"
 
 

@@ -18,7 +18,6 @@ from torch import nn
 
 from ..errors import InputError
 from ..run import replace_file
-from .precision import Precision
 
 NAME = "checkpoint.pt"
 FROZEN = "extractor."
@@ -33,9 +32,6 @@ class Checkpoint:
     scaler: dict[str, Any]
     history: list[dict[str, float]]
     """One row of metrics per finished epoch."""
-    precision: Precision
-    world: int
-    """Processes that shared the work; another number would change the result."""
 
 
 def learned(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -21,7 +21,6 @@ class Journal:
     ) -> None:
         self.run = run
         self.loop = loop
-        self.group = group
         self.history = history
         self.report = report
         self.epochs = run.config.optim.epochs
@@ -85,8 +84,6 @@ class Journal:
                 optimizer=optimizer,
                 scaler=scaler,
                 history=self.history,
-                precision=self.loop.precision,
-                world=self.group.world,
             ),
         )
         write_metrics(self.run.path, self.history)

@@ -22,8 +22,8 @@ from ..data.loader import epoch_batches, image_batches, steps_per_epoch
 from ..errors import DataError, InputError
 from ..imaging import PixelPath
 from ..model.sanflow import SANFlow
-from ..model.weights import load_weights
-from ..run import DataRecord, Progress, Run, RunRecord, write_run
+from ..model.weights import WeightsInfo, load_weights
+from ..run import Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
 from .distributed import Group, process_group
 from .folder import claim, continued_config, require_same_data
@@ -69,10 +69,14 @@ def train(
             config = continued_config(config, begun)
             if begun.record.progress.finished:
                 return begun
+            group.require_same_world(begun.record.compute.processes)
         dataset, record = group.share(lambda: _checked(data, config, skip_bad, report))
         if begun is None:
+            precision = resolve(config.optim.precision, target)
+            compute = Compute(target.type, precision, group.world)
             model = SANFlow(config.model, config.optim.seed).to(target)
-            run = group.share(lambda: _begin(out, model, config, dataset, record, report))
+            new = RunRecord(config, record, WeightsInfo(config.weights), compute=compute)
+            run = group.share(lambda: _begin(out, model, dataset, new, report))
         else:
             run = begun
             require_same_data(record, run)
@@ -100,21 +104,15 @@ def _checked(
     return dataset, DataRecord(root, dataset.layout, checked.fingerprint, roles)
 
 
-def _begin(
-    out: Path,
-    model: SANFlow,
-    config: RunConfig,
-    dataset: Dataset,
-    record: DataRecord,
-    report: Report,
-) -> Run:
-    """Give the new model its extractor weights and feature scale, and write the run's record."""
-    weights = load_weights(model.extractor, config.weights)
+def _begin(out: Path, model: SANFlow, dataset: Dataset, record: RunRecord, report: Report) -> Run:
+    """Give the new model its extractor weights and feature scale, and write it with its record."""
+    config = record.config
     pixels = PixelPath(config.model.height, config.model.width, config.data.roi)
+    weights = load_weights(model.extractor, config.weights)
     if weights.source == "none":
         teach(model.extractor, dataset, pixels, config, report)
     model.eval().fit_feature_scale(_scale_batches(dataset, pixels, config, report))
-    return write_run(out, RunRecord(config=config, data=record, weights=weights), model)
+    return write_run(out, replace(record, weights=weights), model)
 
 
 def _scale_batches(
@@ -135,10 +133,9 @@ def _train(
     config, optim = run.config, run.config.optim
     steps = steps_per_epoch(len(dataset.train), config.synth, group.world)
     kept = checkpoint.load(run.path)
-    precision = kept.precision if kept else resolve(optim.precision, model.level_max.device)
+    precision = resolve(run.record.compute.precision, model.level_max.device)
     loop = Loop(model, config, steps, precision, group)
     if kept is not None:
-        group.require_same_world(kept.world)
         checkpoint.restore(model, kept.model)
         loop.restore(kept.optimizer, kept.scaler)
     history = kept.history if kept else []

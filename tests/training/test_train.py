@@ -15,7 +15,7 @@ import torch
 from sanflow.config import PretextConfig, RunConfig
 from sanflow.data.layout import open_dataset
 from sanflow.errors import DataError, InputError, Interrupted
-from sanflow.run import MODEL, open_run
+from sanflow.run import MODEL, Compute, open_run
 from sanflow.training import checkpoint
 from sanflow.training.log import METRICS, TENSORBOARD, Status
 from sanflow.training.train import train
@@ -40,6 +40,7 @@ def test_a_run_holds_everything_that_shaped_it(
     assert record.config == config
     assert record.progress.finished
     assert record.progress.epochs_done == 4
+    assert record.compute == Compute("cpu", "fp32", 1)
     assert record.versions["torch"] == torch.__version__
     assert record.weights.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     dataset = open_dataset(parts, config.data)
