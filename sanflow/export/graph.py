@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError
 from ..model.sanflow import SANFlow
+from .exact import exact
 from .fold import fold
 from .lint import IR_VERSION, MAX_TOPK, OPSET, lint
 
@@ -48,7 +49,7 @@ def to_onnx(model: SANFlow, batch: int = 1) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = fold(onnx.load_from_string(buffer.getvalue()))
+    graph = exact(fold(onnx.load_from_string(buffer.getvalue())))
     graph.ir_version = IR_VERSION
     lint(graph)
     return graph

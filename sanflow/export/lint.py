@@ -1,8 +1,9 @@
 """What an exported graph may contain, so that every engine runs it: refused here, not on the line.
 
 The operators are those that ONNX Runtime, OpenVINO and TensorRT (8.6 to 11) all implement natively
-in FP32. The limits are TensorRT's: TopK of at most 3840 values, no antialiased or cubic resize, no
-dynamic shapes.
+in FP32, without Log and Softplus, which give other bits in other slots of a batch (exact.py). The
+limits are TensorRT's: TopK of at most 3840 values, no antialiased or cubic resize, no dynamic
+shapes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ IR_VERSION = 8
 # fmt: off
 OPERATORS = frozenset({
     "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Exp",
-    "Flatten", "Gather", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Log", "MaxPool", "Mul",
-    "Neg", "Pad", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid",
-    "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose",
-    "Unsqueeze",
+    "Flatten", "Gather", "GlobalAveragePool", "HardSigmoid", "HardSwish", "MaxPool", "Mul", "Neg",
+    "Pad", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
+    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze",
 })
 # fmt: on
 MAX_TOPK = 3840

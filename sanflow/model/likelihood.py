@@ -55,7 +55,7 @@ class Spread:
     @classmethod
     def expectation(cls, log_a: Tensor, log_b: Tensor) -> Spread:
         """E[log s] = log b - psi(a) and E[1/s] = a / b (Eq. 6)."""
-        return cls(log_b - log_a + digamma_gap(log_a.exp()), torch.exp(log_a - log_b))
+        return cls(log_b - log_a + digamma_gap(log_a), torch.exp(log_a - log_b))
 
 
 def clip(log_parameter: Tensor) -> Tensor:
@@ -63,17 +63,19 @@ def clip(log_parameter: Tensor) -> Tensor:
     return log_parameter.clamp(LOG_LOW, LOG_HIGH)
 
 
-def digamma_gap(a: Tensor) -> Tensor:
-    """log a - psi(a) for a > 0 by the shifted asymptotic series, absolute error below 2.5e-9.
+def digamma_gap(log_a: Tensor) -> Tensor:
+    """log a - psi(a) by the shifted asymptotic series, absolute error below 2.5e-9.
 
-    It has no digamma (no engine has one) and, unlike log a - digamma(a), no cancellation.
+    It has no digamma (no engine has one), no logarithm (ONNX Runtime's depends on the slot in the
+    batch) and, unlike log a - digamma(a), no cancellation.
     """
     shift = 6
+    a = log_a.exp()
     y = a + shift
     inverse = 1 / (y * y)
     tail = 0.5 / y + inverse * (1 / 12 - inverse * (1 / 120 - inverse / 252))
     # log a - psi(a) = log y - psi(y) - log(y / a) + sum_j 1 / (a + j)
-    gap = tail - torch.log1p(shift / a)
+    gap = tail - F.softplus(math.log(shift) - log_a)
     for j in range(shift):
         gap = gap + 1 / (a + j)
     return gap
