@@ -18,6 +18,7 @@ from sanflow.errors import DataError, InputError, Interrupted
 from sanflow.run import MODEL, Compute, open_run
 from sanflow.training import checkpoint
 from sanflow.training.log import METRICS, TENSORBOARD, Status
+from sanflow.training.presets import load_config
 from sanflow.training.train import train
 
 STEPS = 3
@@ -198,3 +199,28 @@ def test_an_unknown_device_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=device):
         train(parts, tmp_path / "run", config, device=device)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.real_parts
+def test_real_tiles_with_real_weights_become_likelier(shared: Path, tmp_path: Path) -> None:
+    """Grey JPEGs of many sizes, ImageNet weights that end with layer3, the `edge` preset, small."""
+    tiles = sorted((shared / "data/mtd/train/good").iterdir())[::32]
+    table = tmp_path / "tiles.csv"
+    (tmp_path / "tiles").symlink_to(tiles[0].parent)
+    lines = [f"tiles/{tile.name},train" for tile in tiles]
+    table.write_text("\n".join(["path,split", *lines]), encoding="utf-8")
+    config = load_config(
+        "edge",
+        None,
+        {
+            "model.height": 64,
+            "model.width": 64,
+            "model.feature_scale": "none",
+            "optim.epochs": 6,
+            "weights": str(shared / "weights/resnet18_imagenet_l123.safetensors"),
+        },
+    )
+    run = train(table, tmp_path / "run", config, device="cpu")
+    nll = [float(row["nll"]) for row in rows(run.path)]
+    assert nll[-1] < nll[0] - 0.5
+    assert len(run.record.data.roles["train"]) + len(run.record.data.roles["calibrate"]) == 24
