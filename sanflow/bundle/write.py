@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import os
@@ -28,8 +29,8 @@ def staged_bundle(
     """Write a bundle beside `out` and yield it opened; it takes its place when the block succeeds.
 
     `files` and `digest` of the draft are filled in here. If the block raises, or the machine stops
-    at any moment, `out` is what it was before: never half a bundle. An existing bundle is replaced
-    only with `force`, and anything else that lies at `out` never.
+    at any moment, `out` is what it was before or the whole new bundle, never half of one. An
+    existing bundle is replaced only with `force`, and anything else that lies at `out` never.
     """
     target = Path(out).absolute()
     check_replaceable(target, force)
@@ -118,16 +119,24 @@ def check_replaceable(target: Path, force: bool) -> None:
 
 
 def _looks_like_bundle(folder: Path) -> bool:
-    """A bundle, or the remains of one: its manifest, and nothing that a bundle does not have."""
+    """A bundle, damaged perhaps: our kind of manifest, and nothing that a bundle does not have."""
     known = {MANIFEST, "golden", *(name for names in GRAPHS.values() for name in names)}
-    names = {entry.name for entry in folder.iterdir()}
-    return MANIFEST in names and names <= known
+    manifest = folder / MANIFEST
+    if not {entry.name for entry in folder.iterdir()} <= known or not manifest.is_file():
+        return False
+    with manifest.open("rb") as file:
+        return b'"sanflow.bundle/' in file.read(64)
 
 
 def _move_into_place(stage: Path, target: Path, force: bool) -> None:
     check_replaceable(target, force)  # again: hours may have passed
-    if target.exists() and any(target.iterdir()):
-        old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
+    if not target.exists() or not any(target.iterdir()):
+        if target.exists():
+            target.rmdir()
+        os.rename(stage, target)
+    elif not _exchange(stage, target):
+        # For the length of one rename there is no bundle; after it there is the new one.
+        old = stage.with_suffix(".old")
         os.rename(target, old)
         try:
             os.rename(stage, target)
@@ -135,11 +144,21 @@ def _move_into_place(stage: Path, target: Path, force: bool) -> None:
             os.rename(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        if target.exists():
-            target.rmdir()
-        os.rename(stage, target)
     _sync(target.parent)
+
+
+def _exchange(stage: Path, target: Path) -> bool:
+    """Swap two folders in one step, where the system can (Linux); False if it cannot.
+
+    What was at `target` is then at `stage`, and goes with it.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    done: int = renameat2(here, os.fsencode(stage), here, os.fsencode(target), exchange)
+    return done == 0
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -65,16 +65,21 @@ def test_what_is_no_bundle_is_never_overwritten(
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "part.png").write_bytes(b"x")
-    (precious / "manifest.json").write_bytes(b"{}")
-    with pytest.raises(BundleError, match="is no bundle, so it is left alone"):
-        write_bundle(precious, draft, contents, force=force)
+    other = tmp_path / "browser extension"
+    other.mkdir()
+    (other / "manifest.json").write_bytes(b"{}")
+    for folder in (precious, other):
+        with pytest.raises(BundleError, match="is no bundle, so it is left alone"):
+            write_bundle(folder, draft, contents, force=force)
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(BundleError, match="is not a folder"):
         write_bundle(tmp_path / "file", draft, contents, force=force)
     (tmp_path / "link").symlink_to(precious)
     with pytest.raises(BundleError, match="is not a folder"):
         write_bundle(tmp_path / "link", draft, contents, force=force)
-    assert sorted(tree(tmp_path)) == ["file", "photos/manifest.json", "photos/part.png"]
+    assert sorted(tree(tmp_path)) == [
+        *("browser extension/manifest.json", "file", "photos/part.png"),
+    ]
 
 
 def test_the_block_sees_the_whole_bundle_before_it_takes_its_place(
@@ -135,23 +140,42 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> list[str]:
     return done
 
 
+@pytest.mark.parametrize("replacing", [False, True])
 def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_bundle(
-    tmp_path: Path, draft: manifest.Manifest, contents: Contents
+    tmp_path: Path, draft: manifest.Manifest, contents: Contents, replacing: bool
 ) -> None:
+    old = write_bundle(tmp_path / "old", draft, contents).manifest
+    newer = dataclasses.replace(draft, created="2027-01-01T00:00:00Z")
     moments = set()
     for moment in range(100):
         out = tmp_path / str(moment) / "bundle"
+        if replacing:
+            write_bundle(out, draft, contents)
         with pytest.MonkeyPatch.context() as patch:
             done = cut_at(patch, moment)
             try:
-                write_bundle(out, draft, contents)
+                write_bundle(out, newer, contents, force=replacing)
             except Cut:
-                assert not out.exists() or Bundle.open(out)
                 moments.add(done[-1] if done else "start")
             else:
                 break
-    assert Bundle.open(out)
-    assert {"start", "mkdir", "fsync", "rename"} <= moments
+        if replacing or out.exists():
+            found = Bundle.open(out).manifest
+            assert found.created == newer.created or (replacing and found == old)
+    assert Bundle.open(out).manifest.created == newer.created
+    assert {"start", "mkdir", "fsync"} <= moments
+
+
+def test_where_folders_cannot_be_exchanged_they_are_renamed(
+    bundle: Bundle,
+    draft: manifest.Manifest,
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write, "_exchange", lambda stage, target: False)
+    newer = dataclasses.replace(draft, created="2027-01-01T00:00:00Z")
+    assert write_bundle(bundle.path, newer, contents, force=True).manifest.created[:4] == "2027"
+    assert [entry.name for entry in bundle.path.parent.iterdir()] == [bundle.path.name]
 
 
 def test_a_failed_swap_puts_the_old_bundle_back(
@@ -169,6 +193,7 @@ def test_a_failed_swap_puts_the_old_bundle_back(
             raise OSError(28, "No space left on device")
         real(source, target)
 
+    monkeypatch.setattr(write, "_exchange", lambda stage, target: False)
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(BundleError, match=r"cannot be written: .*No space left"):
         write_bundle(bundle.path, draft, contents, force=True)

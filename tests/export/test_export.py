@@ -206,7 +206,7 @@ def test_a_run_without_calibration_or_with_a_false_one_is_refused(run: Run, tmp_
     file = copy.path / "calibration.json"
     value = json.loads(file.read_text())
     for image in value["images"]:
-        image["score"] *= 1.5
+        image["score"] *= 1.002
     file.write_text(json.dumps(value))
     with pytest.raises(CalibrationError, match=r"the model's score is .* calibrate the run again"):
         export_run(copy, tmp_path / "b", false_alarm_rate=RATE)
