@@ -64,3 +64,56 @@ def infer(
         reasons = ", ".join(f"{count} {name}" for name, count in summary.reasons.items())
         show.note(f"no decision on {summary.no_decision} images ({reasons}): see {out}")
         raise typer.Exit(UNDECIDED)
+
+
+@app.command(rich_help_panel=PANEL)
+def bench(
+    bundle: BundleArgument,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, help="Runs at most; p99.9 needs 1000.")
+    ] = 1000,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.01, help="Time at most, without the cold starts.")
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, throughput, cold start and memory of a bundle on this machine."""
+    from ..runtime.bench import bench as measure
+
+    with show.counting("measuring") as progress:
+        report = measure(
+            bundle, engine=engine, threads=threads, runs=runs, seconds=seconds, progress=progress
+        )
+    if as_json:
+        show.json_document(schema.dump(report))
+    else:
+        show.table(f"{bundle}: speed on this machine", ("figure", "value"), report.rows(), left=2)
+
+
+@app.command(rich_help_panel=PANEL)
+def doctor(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="BUNDLE", help="Also load this bundle and replay its goldens."),
+    ] = None,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine can run, what it cannot, and what would change that."""
+    from ..runtime.doctor import doctor as examine
+
+    report = examine(bundle, engine=engine, threads=threads)
+    if as_json:
+        show.json_document(report.to_json())
+    else:
+        show.table(
+            f"sanflow {report.sanflow} on this machine",
+            ("what", "name", "status", "detail"),
+            report.rows(),
+            left=4,
+        )
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)

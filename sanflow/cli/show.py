@@ -38,11 +38,13 @@ def json_document(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output: the first column to the left, the others to the right."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1
+) -> None:
+    """A table on standard output; its first `left` columns are text, the others numbers."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
-        made.add_column(name, justify="right" if index else "left", overflow="fold")
+        made.add_column(name, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     # A pipe or file has no width of its own; rich would cut the rows at 80 characters.
