@@ -41,6 +41,8 @@ class OptimConfig:
     warmup_meta_epochs: int = 2
     positions: float = 1.0
     """Share of feature positions drawn at random in each step; 1 takes all."""
+    feature_noise: float = 0.0
+    """Deviation of the Gaussian noise added to the features: regularises; for scaled features."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
     workers: int = 2
@@ -51,6 +53,8 @@ class OptimConfig:
             raise ValueError("epochs and sub_epochs must be positive, warm-up not negative")
         if self.learning_rate <= 0 or not 0 < self.positions <= 1:
             raise ValueError("learning_rate must be positive, positions in (0, 1]")
+        if self.feature_noise < 0:
+            raise ValueError(f"feature_noise {self.feature_noise} must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers {self.workers} must not be negative")
 

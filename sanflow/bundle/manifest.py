@@ -57,6 +57,7 @@ class ModelInfo:
     method: str
     extractor: str
     taps: tuple[int, ...]
+    pools: tuple[int, ...]
     padding: str
     feature_scale: str
     fusion: str
@@ -282,9 +283,10 @@ def _check_shapes(manifest: Manifest) -> None:
     )
     if manifest.outputs != outputs:
         raise ConfigError(f"manifest.outputs: {manifest.outputs} are not {outputs}")
-    levels, taps = len(manifest.calibration.level_max), len(manifest.model.taps)
-    if levels != taps:
-        raise ConfigError(f"manifest.calibration.level_max: {levels} values for {taps} taps")
+    values = len(manifest.calibration.level_max)
+    levels = len(manifest.model.taps) + len(manifest.model.pools)
+    if values != levels:
+        raise ConfigError(f"manifest.calibration.level_max: {values} values for {levels} levels")
     scores, parts = len(manifest.calibration.scores), manifest.data.calibrate
     if scores != parts:
         raise ConfigError(f"manifest.calibration.scores: {scores} scores for {parts} images")

@@ -37,15 +37,16 @@ class SynthConfig:
     circle_radius: tuple[int, int] = (10, 25)
     jitter: float = 0.1
     """Largest relative change of brightness, contrast, saturation and hue, drawn per patch."""
-    rotation: float = 45.0
-    """Largest rotation of a patch, degrees."""
+    rotation: float = 90.0
+    """Largest rotation of a patch, degrees; 90 gives rectangles every direction."""
     blur: float = 2.0
     """Deviation of the Gaussian that softens a patch's border."""
 
     def __post_init__(self) -> None:
         if min(self.quotas) < 0 or self.quotas[0] < 1:
             raise ValueError(f"quotas {self.quotas}: at least one normal image per batch")
-        for name in ("small_height", "small_width", "medium_height", "medium_width", "circle_radius"):
+        sides = ("small_height", "small_width", "medium_height", "medium_width")
+        for name in (*sides, "circle_radius"):
             low, high = getattr(self, name)
             if not 1 <= low <= high <= 256:
                 raise ValueError(f"{name} ({low}, {high}) must be within 1..256, low before high")

@@ -187,6 +187,7 @@ def _manifest(
             method="sanflow",
             extractor=config.extractor,
             taps=config.taps,
+            pools=config.pools,
             padding=config.padding,
             feature_scale=config.feature_scale,
             fusion=config.fusion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,9 @@ class ModelConfig:
     extractor: str = "wide_resnet50_2"
     taps: tuple[int, ...] = (8, 16, 32)
     """Strides of the tapped feature maps, fine to coarse; any of 4, 8, 16, 32."""
+    pools: tuple[int, ...] = ()
+    """Sides g of further levels: all tapped maps averaged to g x g cells and joined; (1,) judges
+    the part as a whole."""
     padding: Literal["reflect", "zeros"] = "reflect"
     """Padding of the extractor's convolutions (MobileNets always keep zeros)."""
     stride_on: Literal["3x3", "1x1"] = "3x3"
@@ -69,6 +73,14 @@ class ModelConfig:
                 f"image size {self.height}x{self.width} is below {max(32, 2 * coarsest)}, "
                 f"which taps {self.taps} need"
             )
+        cells = math.gcd(self.height // coarsest, self.width // coarsest)
+        if list(self.pools) != sorted(set(self.pools), reverse=True) or any(
+            g < 1 or cells % g for g in self.pools
+        ):
+            raise ValueError(
+                f"pools {self.pools} must be different divisors of {cells}, the cells that the "
+                "coarsest tap has along both sides, large to small"
+            )
         if self.stride_on == "1x1" and self.extractor not in BOTTLENECKS:
             raise ValueError(f"stride_on '1x1' is for {', '.join(BOTTLENECKS)} only")
         if self.position_dim < 4 or self.position_dim % 4:
@@ -83,3 +95,8 @@ class ModelConfig:
             raise ValueError(f"mean_margin {self.mean_margin} must be positive")
         if self.prior_variance <= 0 or self.max_variance <= 0 or self.prior_window < 2:
             raise ValueError("prior_window must be at least 2, both variances positive")
+
+    @property
+    def levels(self) -> int:
+        """How many log-likelihood maps are fused: one per tap and one per pool."""
+        return len(self.taps) + len(self.pools)

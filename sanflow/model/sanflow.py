@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -64,28 +64,31 @@ class SANFlow(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(config)
-        self.register_buffer("level_max", torch.zeros(len(config.taps)))
+        self.register_buffer("level_max", torch.zeros(config.levels))
         mean, deviation = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)
         self.register_buffer("pixel_mean", mean[:, None, None], persistent=False)
         self.register_buffer("pixel_deviation", deviation[:, None, None], persistent=False)
 
     def _build(self, config: ModelConfig) -> None:
         self.extractor = extractor_of(config)
-        channels, finest = self.extractor.channels, config.taps[0]
+        finest, joined = config.taps[0], sum(self.extractor.channels)
+        self.channels = self.extractor.channels + (joined,) * len(config.pools)
+        self.sizes = tuple((config.height // s, config.width // s) for s in config.taps) + tuple(
+            (g, g) for g in config.pools
+        )
         self.flows = nn.ModuleList(
             Flow(
                 c,
-                config.height // stride,
-                config.width // stride,
+                *size,
                 position_dim=config.position_dim,
                 blocks=config.blocks,
                 clamp=config.clamp,
             )
-            for c, stride in zip(channels, config.taps, strict=True)
+            for c, size in zip(self.channels, self.sizes, strict=True)
         )
         self.scalers = nn.ModuleList(
             ChannelScale(c) if config.feature_scale == "standard" else nn.Identity()
-            for c in channels
+            for c in self.channels
         )
         width = config.head_width
         spread, moving = config.variance == "estimated", config.mean == "estimated"
@@ -99,9 +102,8 @@ class SANFlow(nn.Module):
         return (x - self.pixel_mean) / self.pixel_deviation
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Tapped maps of normalised images, smoothed and scaled as configured, fine to coarse."""
-        maps = self._smoothed(x)
-        return [scaler(m) for scaler, m in zip(self.scalers, maps, strict=True)]
+        """Each level's map of normalised images, smoothed, pooled and scaled as configured."""
+        return [scaler(m) for scaler, m in zip(self.scalers, self._unscaled(x), strict=True)]
 
     def log_likelihoods(self, images: Tensor) -> list[Tensor]:
         """Per-dimension log-likelihood l^k of every position as normal, (B, H_k, W_k) per level."""
@@ -123,22 +125,45 @@ class SANFlow(nn.Module):
         masks: Tensor,
         positions: float = 1.0,
         generator: torch.Generator | None = None,
+        noise: float = 0.0,
     ) -> list[LevelTerms]:
         """What the loss needs of uint8 images (B, H, W, 3) and their anomaly masks (B, H, W).
 
-        A share `positions` of each level is drawn with `generator` (a CPU one): the same
-        positions for all images of the batch.
+        A share `positions` of each tapped level is drawn with `generator` (a CPU one): the same
+        positions for all images of the batch. `noise` is the deviation of what is added to the
+        features: a density fitted to noisy features is smooth at that scale.
         """
         indices = self._draw(positions, generator)
-        latents = self.latents(images, indices)
+
+        def blur(v: Tensor) -> Tensor:
+            if noise == 0:
+                return v
+            return v + noise * torch.randn(v.shape, generator=generator, dtype=v.dtype).to(v.device)
+
+        latents = self.latents(images, indices, blur)
         finest = masks[:, None, :: self.config.taps[0], :: self.config.taps[0]].bool()
+        # A pooled cell is abnormal when anything in it is, whatever nearest sampling would see.
+        whole = masks[:, None].to(self.pixel_mean.dtype)
         return [
-            LevelTerms(latent, self._at_level(finest, k, index)[:, 0])
+            LevelTerms(
+                latent,
+                self._at_level(finest, k, index)[:, 0]
+                if k < len(self.config.taps)
+                else F.adaptive_max_pool2d(whole, self.sizes[k])[:, 0] > 0,
+            )
             for k, (latent, index) in enumerate(zip(latents, indices, strict=True))
         ]
 
-    def latents(self, images: Tensor, indices: Sequence[Tensor | None]) -> list[Latent]:
-        """Latents of uint8 images per level, at all positions or at the flat positions given."""
+    def latents(
+        self,
+        images: Tensor,
+        indices: Sequence[Tensor | None],
+        change: Callable[[Tensor], Tensor] = lambda v: v,
+    ) -> list[Latent]:
+        """Latents of uint8 images per level, at all positions or at the flat positions given.
+
+        `change` is applied to the features before their flow.
+        """
         x = self.normalise(images)
         gamma = None if self.head is None else clip(self.head(x).to(x.dtype))
         centre = None if self.mean_head is None else self.mean_head(x).to(x.dtype)
@@ -146,7 +171,7 @@ class SANFlow(nn.Module):
         for k, (flow, v, index) in enumerate(
             zip(self.flows, self.features(x), indices, strict=True)
         ):
-            z, log_det = flow(v if index is None else take(v, index), index)
+            z, log_det = flow(change(v if index is None else take(v, index)), index)
             if centre is not None:
                 z = z - self._at_level(centre, k, index)
             log_a, log_b = (
@@ -174,9 +199,9 @@ class SANFlow(nn.Module):
         """
         if self.config.feature_scale != "standard":
             return
-        moments = [Moments(c) for c in self.extractor.channels]
+        moments = [Moments(c) for c in self.channels]
         for images in batches:
-            maps = self._smoothed(self.normalise(images.to(self.pixel_mean.device)))
+            maps = self._unscaled(self.normalise(images.to(self.pixel_mean.device)))
             for level, m in zip(moments, maps, strict=True):
                 level.update(m)
         for scaler, level in zip(self.scalers, moments, strict=True):
@@ -197,27 +222,36 @@ class SANFlow(nn.Module):
             raise ValueError("the level maxima need at least one normal image")
         self.level_max.copy_(largest)
 
-    def _smoothed(self, x: Tensor) -> list[Tensor]:
+    def _unscaled(self, x: Tensor) -> list[Tensor]:
         side, maps = self.config.smooth, cast("list[Tensor]", self.extractor(x))
         if side > 1:
             maps = [
                 F.avg_pool2d(m, side, stride=1, padding=side // 2, count_include_pad=False)
                 for m in maps
             ]
-        return [m.to(x.dtype) for m in maps]
+        maps = [m.to(x.dtype) for m in maps]
+        pooled = [torch.cat([_cells(m, g) for m in maps], dim=1) for g in self.config.pools]
+        return maps + pooled
 
     def _draw(self, share: float, generator: torch.Generator | None) -> list[Tensor | None]:
         if share >= 1:
             return [None] * len(self.flows)
         device, indices = self.level_max.device, list[Tensor | None]()
-        for stride in self.config.taps:
-            total = (self.config.height // stride) * (self.config.width // stride)
+        for height, width in self.sizes[: len(self.config.taps)]:
+            total = height * width
             drawn = torch.randperm(total, generator=generator)[: max(1, round(share * total))]
             indices.append(drawn.to(device))
-        return indices
+        return indices + [None] * len(self.config.pools)
 
     def _at_level(self, finest: Tensor, k: int, index: Tensor | None) -> Tensor:
-        """Maps (B, C, ., .) of the finest level at level k, by nearest sampling."""
+        """Maps (B, C, ., .) of the finest tap at level k: sampled at a tap, averaged in a pool."""
+        if k >= len(self.config.taps):
+            return _cells(finest, self.sizes[k][0])
         step = self.config.taps[k] // self.config.taps[0]
         maps = finest if step == 1 else finest[:, :, ::step, ::step]
         return maps if index is None else take(maps, index)
+
+
+def _cells(maps: Tensor, side: int) -> Tensor:
+    """Means of (B, C, H, W) over side x side cells."""
+    return F.avg_pool2d(maps, (maps.shape[2] // side, maps.shape[3] // side))

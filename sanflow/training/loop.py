@@ -87,6 +87,7 @@ class Loop:
                 self.config.loss,
                 self.config.optim.positions,
                 self._generator(epoch, step),
+                self.config.optim.feature_noise,
             )
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']}", epoch, step, rate)

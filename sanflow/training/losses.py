@@ -41,6 +41,7 @@ def loss(
     config: LossConfig,
     positions: float = 1.0,
     generator: torch.Generator | None = None,
+    noise: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of uint8 images (B, H, W, 3) with anomaly masks (B, H, W), to be minimised.
 
@@ -48,7 +49,7 @@ def loss(
     """
     totals: list[Tensor] = []
     means: list[Tensor] = []
-    for terms in model.training_terms(images, masks, positions, generator):
+    for terms in model.training_terms(images, masks, positions, generator, noise):
         parts = level_parts(model, terms, config)
         totals.append(_total(parts, terms.latent.channels, config))
         means.append(torch.stack((parts.nll.mean(), parts.bce.mean(), parts.kl.mean())))

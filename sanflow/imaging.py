@@ -1,0 +1,334 @@
+"""The one way pixels become model input: decode, region of interest, resize, colour; and back out.
+
+Training, calibration, evaluation, export and runtime all use these functions, so that no two of
+them can see different pixels. The dtype decides the scaling (16 bit is divided by 257), never the
+content. A file is checked for completeness before OpenCV sees it, because OpenCV's decoders differ
+between versions in what they do with a truncated one: some return half a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+_FOREIGN = (
+    (b"GIF8", "GIF"),
+    (b"\x00\x00\x00\x0cjP", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+)
+# Stuffed zeros and restart markers belong to the entropy-coded data; anything else ends it.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # What goes wrong in a decoder is told by ImageError, not by lines in the user's terminal.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class DecodeError(ImageError):
+    """A file that is no complete picture; `problem` is one of check_dataset's words."""
+
+    def __init__(self, name: str, problem: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.problem = problem
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest in pixels of the decoded image (after EXIF orientation)."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+            raise ValueError(
+                f"roi x={self.x} y={self.y} width={self.width} height={self.height}: "
+                "x and y must not be negative, width and height at least 1"
+            )
+
+    def outside(self, height: int, width: int) -> bool:
+        """Whether the region does not lie wholly inside an image of this size."""
+        return self.x + self.width > width or self.y + self.height > height
+
+
+@dataclass(frozen=True)
+class PixelPath:
+    """Image of any size -> region of interest -> exactly `height` x `width`."""
+
+    height: int
+    width: int
+    roi: Roi | None = None
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3) -> uint8 (height, width, 3); raises ImageError if the ROI is outside.
+
+        Each axis is filtered for itself: area when it shrinks, so that nothing aliases, bilinear
+        when it grows. An image that already has the size passes unchanged.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageError(
+                f"expected a uint8 image of shape (H, W, 3), got {image.dtype} {image.shape}; "
+                "convert camera arrays with to_rgb8"
+            )
+        image = self._crop(image)
+        image = _shrink(image, min(image.shape[0], self.height), min(image.shape[1], self.width))
+        if image.shape[:2] != (self.height, self.width):
+            size = (self.width, self.height)
+            image = _u8(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
+        return np.ascontiguousarray(image)
+
+    def load(self, path: Path) -> NDArray[np.uint8]:
+        """Read the file and bring it to size; raises ImageError naming the file."""
+        image = read(path)
+        try:
+            return self(image)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """bool (H, W) -> bool (height, width) by nearest pixel centre, with the same ROI.
+
+        Nearest keeps a defect's area unbiased, as the reference metrics do (methods 1.6); a
+        defect thinner than the shrinking factor can vanish, as it may for the model too.
+        """
+        cropped = np.ascontiguousarray(self._crop(mask)).view(np.uint8)
+        if cropped.shape != (self.height, self.width):
+            size = (self.width, self.height)
+            cropped = _u8(cv2.resize(cropped, size, interpolation=cv2.INTER_NEAREST_EXACT))
+        return cropped.astype(np.bool_)
+
+    def load_mask(self, path: Path) -> NDArray[np.bool_]:
+        """Read a defect mask and bring it to size; raises ImageError naming the file."""
+        mask = read_mask(path)
+        try:
+            return self.mask(mask)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+
+    def _crop(self, image: NDArray[Any]) -> NDArray[Any]:
+        if self.roi is None:
+            return image
+        r, (height, width) = self.roi, image.shape[:2]
+        if r.outside(height, width):
+            raise ImageError(
+                f"the region of interest x {r.x}..{r.x + r.width}, y {r.y}..{r.y + r.height} is "
+                f"outside this image of {width} x {height} pixels (width x height)"
+            )
+        return image[r.y : r.y + r.height, r.x : r.x + r.width]
+
+
+def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
+    """Bytes of an image file -> uint8 RGB (H, W, 3), EXIF orientation applied, alpha dropped.
+
+    PNG, JPEG, BMP, TIFF and WebP; 8 or 16 bit (divided by 257 and rounded); grey, RGB, RGBA,
+    palette. Raises DecodeError (an ImageError) that says empty, truncated or not an image.
+    """
+    _check_container(data, name)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # both honour the EXIF orientation
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise DecodeError(name, "unreadable", f"OpenCV cannot decode it ({error})") from None
+    if bgr is None:
+        detail = f"damaged: {len(data)} bytes that cannot be decoded; save or copy it again"
+        raise DecodeError(name, "unreadable", detail)
+    if bgr.dtype not in (np.uint8, np.uint16):
+        detail = f"{bgr.dtype} pixels are not supported; save it with 8 or 16 bits per channel"
+        raise DecodeError(name, "unsupported type", detail)
+    return to_rgb8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    """Decode one file; raises ImageError if it is missing or no complete image."""
+    return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes; raises DecodeError if it cannot be opened."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DecodeError(str(path), "unreadable", f"cannot be opened: {reason}") from None
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """A defect mask as bool (H, W): pixels above half of the file's brightest value.
+
+    So masks of 0/1, 0/255 and antialiased ones all read alike; an all-black one is all False.
+    """
+    grey = read(path).max(axis=2)
+    return np.asarray(grey > max(int(grey.max()), 1) // 2, dtype=np.bool_)
+
+
+def to_rgb8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """A camera's array (H, W) or (H, W, 1|3|4), uint8 or uint16, -> uint8 RGB (H, W, 3).
+
+    uint16 is divided by 257 and rounded, whatever it holds. Raises ImageError on anything else.
+    """
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"expected uint8 or uint16 pixels, got {array.dtype}; scale them first")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise ImageError(f"expected an array (H, W) or (H, W, 1, 3 or 4), got {array.shape}")
+    if array.dtype == np.uint16:
+        array = (array.astype(np.uint32) + 128) // 257
+    colour = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(colour, dtype=np.uint8)
+
+
+def pixel_sha256(image: NDArray[np.uint8]) -> str:
+    """The hash of an image's shape and pixels, the same however its file was encoded."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    low: float,
+    high: float,
+    threshold: float | None = None,
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with the anomaly map over it: clear at `low`, glowing at `high`.
+
+    The map is resized to the image; a contour marks where it passes `threshold`.
+    """
+    height, width = image.shape[:2]
+    finite = np.nan_to_num(heat.astype(np.float32), nan=high, posinf=high, neginf=low)
+    finite = np.asarray(cv2.resize(finite, (width, height), interpolation=cv2.INTER_LINEAR))
+    level = np.clip((finite - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+    colour = cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    colour = cv2.cvtColor(colour, cv2.COLOR_BGR2RGB)
+    alpha = 0.65 * np.sqrt(level)[:, :, None]
+    out = np.rint(image * (1 - alpha) + colour * alpha).astype(np.uint8)
+    if threshold is not None:
+        above = (finite > threshold).astype(np.uint8)
+        contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        thickness = max(1, round(min(height, width) / 256))
+        cv2.drawContours(out, contours, -1, (255, 255, 255), thickness)
+    return out
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    """uint8 RGB (H, W, 3), or grey (H, W), as the bytes of a PNG file."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
+    done, data = cv2.imencode(".png", bgr)
+    if not done:
+        raise ImageError(f"cannot encode an array of {rgb.dtype} {rgb.shape} as PNG")
+    return data.tobytes()
+
+
+def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a PNG so that a reader sees the old file or the whole new one, never half of it."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(encode_png(rgb))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _u8(array: object) -> NDArray[np.uint8]:
+    return np.asarray(array, dtype=np.uint8)
+
+
+def _shrink(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    return _u8(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _check_container(data: bytes, name: str) -> None:
+    if not data:
+        raise DecodeError(name, "empty", "the file is empty (0 bytes); copy it again")
+    checks: tuple[tuple[bytes, Callable[[bytes], str | None]], ...] = (
+        (b"\x89PNG\r\n\x1a\n", _png_fault),
+        (b"\xff\xd8\xff", _jpeg_fault),
+        (b"BM", _bmp_fault),
+        (b"II*\0", _no_fault),
+        (b"MM\0*", _no_fault),
+        (b"RIFF", _webp_fault),
+    )
+    for magic, fault in checks:
+        if data.startswith(magic):
+            reason = fault(data)
+            if reason is None:
+                return
+            problem = "truncated" if reason.startswith("truncated") else "unreadable"
+            raise DecodeError(name, problem, f"{reason}; save or copy it again")
+    for magic, kind in _FOREIGN:
+        if data.startswith(magic):
+            detail = f"{kind} is not supported; save it as PNG, JPEG, BMP, TIFF or WebP"
+            raise DecodeError(name, "unsupported type", detail)
+    detail = f"not an image: begins with {data[:8]!r}; expected PNG, JPEG, BMP, TIFF or WebP"
+    raise DecodeError(name, "unreadable", detail)
+
+
+def _png_fault(data: bytes) -> str | None:
+    """Walk the chunks to IEND; each has its own checksum, so damage anywhere is seen."""
+    at = 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind, end = data[at + 4 : at + 8], at + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end], "big"
+        ):
+            return f"damaged PNG: checksum of chunk {kind!r} at byte {at} does not match"
+        if kind == b"IEND":
+            return None
+        at = end
+    return f"truncated PNG: {len(data)} bytes and no end"
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    """Walk the segments to the end marker; a thumbnail's own end marker does not count."""
+    at = 2
+    while match := _MARKER.search(data, at):
+        code, at = data[match.start() + 1], match.end()
+        if code == 0xD9:
+            return None
+        if code != 0x01:  # TEM alone stands without a length here
+            at += int.from_bytes(data[at : at + 2], "big")
+    return f"truncated JPEG: {len(data)} bytes and no end marker"
+
+
+def _bmp_fault(data: bytes) -> str | None:
+    start = int.from_bytes(data[10:14], "little")
+    return None if 26 <= start < len(data) else f"truncated BMP: {len(data)} bytes"
+
+
+def _webp_fault(data: bytes) -> str | None:
+    stated = 8 + int.from_bytes(data[4:8], "little")
+    if data[8:12] != b"WEBP":
+        return "not an image: a RIFF file that is not WebP"
+    return None if len(data) + 1 >= stated else f"truncated WebP: {len(data)} of {stated} bytes"
+
+
+def _no_fault(data: bytes) -> str | None:
+    return None
