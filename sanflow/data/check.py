@@ -1,0 +1,169 @@
+"""Every image of a data set is looked at once, before training spends an hour on it.
+
+Files are read by threads, one decoded image per thread at a time, so memory does not grow with
+their number. What is wrong is collected, never raised: one report names everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ImageError
+from ..imaging import DecodeError, decode, pixel_sha256, read_bytes, read_mask
+from .config import DataConfig
+from .layout import Dataset, Sample
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file that cannot be used, or not twice.
+
+    `problem` is empty, unreadable, truncated, unsupported type, wrong size or duplicate.
+    """
+
+    path: Path
+    problem: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, and the data set that is left without it."""
+
+    dataset_without_bad: Dataset
+    findings: tuple[Finding, ...]
+    content_hashes: dict[Path, str]
+    """sha256 of each readable image file."""
+    fingerprint: str
+    """sha256 over role, relative path and content of every image that is left."""
+
+    def text(self) -> str:
+        """The findings, a line each under a heading per problem, and how many images are left."""
+        dataset = self.dataset_without_bad
+        left = ", ".join(f"{len(s)} {role}" for role, s in dataset.roles().items())
+        if not self.findings:
+            return f"{dataset.root}: every image can be used ({left})"
+        by_problem: dict[str, list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            by_problem[finding.problem].append(finding)
+        lines = [f"{dataset.root}: {len(self.findings)} files cannot be used"]
+        for problem, found in sorted(by_problem.items()):
+            lines.append(f"{problem} ({len(found)}):")
+            lines += [f"  {dataset.relative(f.path)}: {f.detail}" for f in found]
+        return "\n".join((*lines, f"without them: {left}"))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one image file turned out to be."""
+
+    sample: Sample
+    content: str = ""
+    pixels: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+def check_dataset(
+    dataset: Dataset, config: DataConfig, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Read every image and mask of all roles; `progress(done, total)` is called after each."""
+    seen = list(_look(dataset, config, progress))
+    findings = [finding for one in seen for finding in one.findings]
+    findings += [
+        Finding(path, "unsupported type", "nothing here reads this format; save it as PNG")
+        for path in dataset.unsupported
+    ]
+    findings += _duplicates(dataset, [one for one in seen if not one.findings])
+    bad = {finding.path for finding in findings}
+
+    def usable(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(s for s in samples if s.path not in bad and s.mask not in bad)
+
+    hashes = {one.sample.path: one.content for one in seen if one.content}
+    remaining = replace(
+        dataset,
+        train=usable(dataset.train),
+        calibrate=usable(dataset.calibrate),
+        test=usable(dataset.test),
+    )
+    order = sorted(findings, key=lambda f: (f.problem, str(f.path)))
+    return Report(remaining, tuple(order), hashes, _fingerprint(remaining, hashes))
+
+
+def _look(
+    dataset: Dataset, config: DataConfig, progress: Callable[[int, int], None] | None
+) -> Iterator[_Seen]:
+    samples = [s for role in dataset.roles().values() for s in role]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="sanflow-check") as pool:
+        for done, seen in enumerate(pool.map(lambda s: _look_at(s, config), samples), start=1):
+            if progress:
+                progress(done, len(samples))
+            yield seen
+
+
+def _look_at(sample: Sample, config: DataConfig) -> _Seen:
+    path = sample.path
+    try:
+        data = read_bytes(path)
+        image = decode(data, str(path))
+    except DecodeError as error:
+        return _Seen(sample, findings=(Finding(path, error.problem, error.detail),))
+    findings = []
+    height, width = image.shape[:2]
+    if config.roi is not None and config.roi.outside(height, width):
+        detail = f"the image is {width}x{height}, the region of interest {config.roi} lies outside"
+        findings.append(Finding(path, "wrong size", detail))
+    if sample.mask is not None:
+        findings += _mask_findings(sample.mask, height, width)
+    return _Seen(sample, hashlib.sha256(data).hexdigest(), pixel_sha256(image), tuple(findings))
+
+
+def _mask_findings(path: Path, height: int, width: int) -> list[Finding]:
+    try:
+        mask = read_mask(path)
+    except DecodeError as error:
+        return [Finding(path, error.problem, error.detail)]
+    except ImageError as error:
+        return [Finding(path, "unreadable", str(error))]
+    if mask.shape != (height, width):
+        detail = f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {width}x{height}"
+        return [Finding(path, "wrong size", detail)]
+    return []
+
+
+def _duplicates(dataset: Dataset, seen: list[_Seen]) -> list[Finding]:
+    """All but one of the images with equal pixels; the one kept is the one judged hardest."""
+    # A copy in test makes the figures lie if training sees it, so test keeps its copy.
+    rank = {
+        s.path: (order, str(s.path))
+        for order, role in enumerate(("test", "calibrate", "train"))
+        for s in dataset.roles()[role]
+    }
+    roles = {s.path: role for role, samples in dataset.roles().items() for s in samples}
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for one in seen:
+        alike[one.pixels].append(one.sample.path)
+    findings = []
+    for paths in alike.values():
+        kept, *copies = sorted(paths, key=lambda p: rank[p])
+        for path in copies:
+            detail = f"the same pixels as {dataset.relative(kept)}"
+            if roles[path] != roles[kept]:
+                detail += f", which is in {roles[kept]}; this one is in {roles[path]}"
+            findings.append(Finding(path, "duplicate", detail))
+    return findings
+
+
+def _fingerprint(dataset: Dataset, hashes: dict[Path, str]) -> str:
+    digest = hashlib.sha256()
+    for role, samples in sorted(dataset.roles().items()):
+        for name, content in sorted((dataset.relative(s.path), hashes[s.path]) for s in samples):
+            digest.update(f"{role}\t{name}\t{content}\n".encode())
+    return digest.hexdigest()
