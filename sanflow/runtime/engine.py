@@ -78,7 +78,9 @@ class Engine(ABC):
         try:
             found = self._run(np.ascontiguousarray(images))
         except Exception as error:  # engines raise types of their own, some undocumented
-            raise EngineError(f"{self.name} {self.version}: inference failed: {error}") from error
+            raise EngineError(
+                f"{self.name} {self.version}: inference failed: {in_one_line(error)}"
+            ) from error
         for spec in self.outputs:
             array = found[spec.name]
             if str(array.dtype) != spec.dtype or array.shape != spec.shape:
@@ -122,6 +124,11 @@ class Engine(ABC):
                 f"given {images.dtype} {images.shape}, expected {spec}; bring images to size "
                 "with the bundle's pixel_path and fill the batch (Detector does both)"
             )
+
+
+def in_one_line(error: Exception) -> str:
+    """What an engine says of its failure, without the line breaks of its log."""
+    return " ".join(str(error).split())
 
 
 def _listed(specs: tuple[TensorSpec, ...]) -> str:

@@ -78,6 +78,16 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def child_environment() -> dict[str, str]:
+    """The environment for a child process: it finds this very package, and none in its folder."""
+    path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
 def peak_rss_mib() -> float | None:
     """The most memory this process has held at once, in MiB.
 

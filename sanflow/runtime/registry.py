@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..bundle import Bundle
 from ..bundle.manifest import GRAPHS, Tensor
 from ..errors import EngineError, InputError, SanflowError
-from .engine import Engine, TensorSpec
+from .engine import Engine, TensorSpec, in_one_line
 from .machine import default_threads
 
 
@@ -63,10 +63,18 @@ def available_engines(target: str | None = None) -> tuple[str, ...]:
 
 def missing(name: str) -> str:
     """What keeps this engine from being opened here, with what to do; empty if nothing does."""
-    reasons = [ENGINES[name].planned] if ENGINES[name].planned else []
-    if importlib.util.find_spec(name) is None:
-        reasons.append(f'not installed: pip install "sanflow[{name}]"')
-    return "; ".join(reasons)
+    absent = "" if installed(name) else f"not installed: {install(name)}"
+    return "; ".join(filter(None, (ENGINES[name].planned, absent)))
+
+
+def installed(package: str) -> bool:
+    """Whether Python would find the package; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def install(extra: str) -> str:
+    """The command that installs an engine, or another extra of ours."""
+    return f'pip install "sanflow[{extra}]"'
 
 
 def open_engine(bundle: Bundle, name: str | None = None, threads: int | None = None) -> Engine:
@@ -105,12 +113,13 @@ def _load(name: str, bundle: Bundle, threads: int) -> Engine:
         raise
     except ImportError as error:
         raise EngineError(
-            f"{name}: installed, but cannot be imported: {error}; install it again: "
-            f'pip install --force-reinstall "sanflow[{name}]"'
+            f"{name}: installed, but cannot be imported: {in_one_line(error)}; install it again: "
+            f"{install(name)} --force-reinstall"
         ) from error
     except Exception as error:  # engines raise types of their own, some undocumented
         raise EngineError(
-            f"{name}: cannot load {bundle.graph}: {error}; update {name}, or export the run again"
+            f"{name}: cannot load {bundle.graph}: {in_one_line(error)}; update {name}, or export "
+            "the run again"
         ) from error
 
 

@@ -1,0 +1,158 @@
+"""Choosing an engine for a bundle, and every reason why it cannot be opened."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from onnx import helper
+
+from sanflow.bundle import Bundle
+from sanflow.errors import BundleError, EngineError, InputError
+from sanflow.runtime import ENGINES, available_engines, open_engine, registry
+
+from .conftest import MakeBundle, network, noise
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets packages look as if they were not installed."""
+    find = importlib.util.find_spec
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(
+            registry.importlib.util,
+            "find_spec",
+            lambda name, *rest: None if name in names else find(name, *rest),
+        )
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")],
+)
+def test_every_engine_opens_what_it_reads(make_bundle: MakeBundle, target: str, name: str) -> None:
+    bundle = make_bundle(target=target)
+    assert target in ENGINES[name].targets
+    with open_engine(bundle, name, threads=1) as engine:
+        assert engine.name == name
+        assert engine.threads == 1
+        assert engine.infer(noise(1)).map.shape == (1, *engine.inputs[0].shape[1:3])
+
+
+@pytest.mark.parametrize(("target", "name"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_without_a_name_the_targets_own_engine_is_opened(
+    make_bundle: MakeBundle, target: str, name: str
+) -> None:
+    with open_engine(make_bundle(target=target)) as engine:
+        assert engine.name == name
+        assert engine.threads >= 1
+
+
+def test_another_engine_that_reads_the_target_steps_in(bundle: Bundle, without: Any) -> None:
+    without("onnxruntime")
+    assert available_engines("onnx") == ("openvino",)
+    with open_engine(bundle) as engine:
+        assert engine.name == "openvino"
+
+
+def test_available_engines_are_those_installed_and_built(without: Any) -> None:
+    assert available_engines() == ("onnxruntime", "openvino")
+    assert available_engines("openvino") == ("openvino",)
+    without("onnxruntime", "openvino")
+    assert available_engines() == ()
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_with_no_engine_the_command_that_installs_one_is_named(
+    make_bundle: MakeBundle, without: Any, target: str
+) -> None:
+    bundle = make_bundle(target=target)
+    without("onnxruntime", "openvino", "tensorrt")
+    own = "onnxruntime" if target == "onnx" else "openvino"
+    with pytest.raises(EngineError) as caught:
+        open_engine(bundle)
+    assert f'pip install "sanflow[{own}]"' in str(caught.value)
+    with pytest.raises(EngineError, match="not installed: pip install"):
+        open_engine(bundle, "openvino")
+
+
+def test_tensorrt_says_what_is_missing(bundle: Bundle, without: Any) -> None:
+    without("tensorrt")
+    with pytest.raises(EngineError) as caught:
+        open_engine(bundle, "tensorrt")
+    assert "no TensorRT engine yet" in str(caught.value)
+    assert 'pip install "sanflow[tensorrt]"' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("onnx-runtime", "did you mean 'onnxruntime'"), ("cuda", "known: onnxruntime, openvino")],
+)
+def test_an_unknown_name_is_answered_with_a_known_one(bundle: Bundle, name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
+        open_engine(bundle, name)
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_threads_must_be_positive(bundle: Bundle, threads: int) -> None:
+    with pytest.raises(InputError, match="expected at least 1"):
+        open_engine(bundle, threads=threads)
+
+
+def test_an_engine_that_does_not_read_the_target_names_one_that_does(
+    make_bundle: MakeBundle,
+) -> None:
+    with pytest.raises(EngineError, match="use openvino, or export the run with --target onnx"):
+        open_engine(make_bundle(target="openvino"), "onnxruntime")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_graph_that_the_engine_cannot_load(make_bundle: MakeBundle, name: str) -> None:
+    model = network()
+    model.graph.node[4].op_type = "Frobnicate"
+    bundle = make_bundle(graph=model)
+    with pytest.raises(EngineError, match=rf"{name}: cannot load .*model\.onnx: .*Frobnicate"):
+        open_engine(bundle, name)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_graph_and_manifest_must_mean_the_same(make_bundle: MakeBundle, name: str) -> None:
+    model = network()
+    dims = model.graph.output[1].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[2].dim_value = dims[2].dim_value, dims[1].dim_value
+    model.graph.node.insert(
+        len(model.graph.node) - 1,
+        helper.make_node("Transpose", ["map"], ["turned"], perm=[0, 2, 1]),
+    )
+    model.graph.output[1].name = "turned"
+    for node in model.graph.node:
+        names = {"map": "upright", "turned": "map"}
+        node.input[:] = [names.get(n, n) for n in node.input]
+        node.output[:] = [names.get(n, n) for n in node.output]
+    model.graph.output[1].name = "map"
+    with pytest.raises(EngineError, match=r"map float32 \(1, 20, 24\).*manifest says.*24, 20\)"):
+        open_engine(make_bundle(graph=model), name)
+
+
+def test_a_file_that_changed_after_the_bundle_was_opened_is_not_loaded(bundle: Bundle) -> None:
+    data = bytearray(bundle.graph.read_bytes())
+    data[-1] ^= 1
+    bundle.graph.write_bytes(data)
+    with pytest.raises(BundleError, match="altered or damaged"):
+        open_engine(bundle)
+
+
+def test_a_broken_installation_is_told_apart_from_a_missing_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(files: Any, threads: int) -> Any:
+        raise ImportError("libfoo.so.1: cannot open shared object file")
+
+    kind = registry.EngineKind(("onnx",), broken)
+    monkeypatch.setitem(registry.ENGINES, "onnxruntime", kind)
+    with pytest.raises(EngineError, match=r"libfoo.*--force-reinstall"):
+        open_engine(bundle, "onnxruntime")
