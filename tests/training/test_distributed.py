@@ -57,7 +57,12 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     worker = folder / "worker.py"
     worker.write_text(WORKER, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),  # a script's own folder is not the repository
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     return subprocess.run(
         [*command, str(worker), *arguments],
         env=environment,
