@@ -254,4 +254,5 @@ class SANFlow(nn.Module):
 
 def _cells(maps: Tensor, side: int) -> Tensor:
     """Means of (B, C, H, W) over side x side cells."""
-    return F.avg_pool2d(maps, (maps.shape[2] // side, maps.shape[3] // side))
+    # int(): while tracing, a size is a tensor, and the exported graph needs a number.
+    return F.avg_pool2d(maps, (int(maps.shape[2]) // side, int(maps.shape[3]) // side))

@@ -76,7 +76,7 @@ def test_means_over_other_axes_stay() -> None:
 CONFIGURATIONS: list[dict[str, Any]] = [
     {"fusion": "log_likelihood", "taps": (8, 16, 32)},
     {"variance": "fixed", "image_score": "top", "top_fraction": 0.02},
-    {"variance_rule": "expectation", "taps": (8, 16, 32)},
+    {"variance_rule": "expectation", "taps": (8, 16), "pools": (2, 1)},
     {"extractor": "mobilenet_v3_large", "taps": (8, 16, 32), "smooth": 3},
 ]
 
