@@ -237,8 +237,10 @@ def test_infer_writes_a_line_and_an_overlay_per_image(
 
 
 def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
-    bench = document(sanflow("bench", tiny_bundle, "--seconds", 0.2, "--json"))
-    assert bench
+    quick = ("--seconds", 0.2, "--cold-starts", 1)
+    bench = document(sanflow("bench", tiny_bundle, *quick, "--json"))
+    assert bench["image_ms"]["p50"] > 0
+    assert bench["cold_start"]["starts"] == 1
     doctor = document(sanflow("doctor", "--json"))
     assert "onnxruntime" in json.dumps(doctor)
     assert "onnxruntime" in sanflow("doctor").stdout

@@ -371,7 +371,7 @@ def test_a_signal_ends_training_with_what_is_done_kept(
     words += [*tiny_options, "--epochs", "500"]
     process = subprocess.Popen(words, cwd=repository, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not (run / "checkpoint.pt").exists():
+    while not (run / "metrics.csv").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -89,7 +89,7 @@ def test_every_documented_command_runs(
         "train": tiny_options,
         "synth": ["--size", "64"],
         "evaluate": ["--resamples", "20"],
-        "bench": ["--seconds", "0.2"],
+        "bench": ["--seconds", "0.2", "--cold-starts", "1"],
     }
     page = REPOSITORY / name
     place(name == "docs/deployment.md")

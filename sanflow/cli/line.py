@@ -77,6 +77,9 @@ def bench(
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.01, help="Time at most, without the cold starts.")
     ] = 60.0,
+    cold_starts: Annotated[
+        int, typer.Option("--cold-starts", min=1, help="Fresh processes to start.")
+    ] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput, cold start and memory of a bundle on this machine."""
@@ -84,7 +87,13 @@ def bench(
 
     with show.counting("measuring") as progress:
         report = measure(
-            bundle, engine=engine, threads=threads, runs=runs, seconds=seconds, progress=progress
+            bundle,
+            engine=engine,
+            threads=threads,
+            runs=runs,
+            seconds=seconds,
+            cold_starts=cold_starts,
+            progress=progress,
         )
     if as_json:
         show.json_document(schema.dump(report))
