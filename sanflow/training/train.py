@@ -35,7 +35,7 @@ from .precision import resolve
 from .presets import preset
 from .pretext import teach
 
-SCALE_IMAGES = 512
+SCALE_IMAGES = 256
 """Images, spread over the training set, that the feature scale is measured on."""
 
 
