@@ -124,6 +124,7 @@ def bench(
 ) -> BenchReport:
     """Measure the bundle here: at most `runs` runs of each kind, and `seconds` for both together.
 
+    `warmup` runs before each kind, fewer if they take long, are not counted.
     `progress` is called with the number of runs done and their total. Raises BundleError,
     EngineError, or InputError for a count that is not positive.
     """
@@ -181,11 +182,14 @@ class _Budget:
         self._kinds = 0
 
     def measure(self, call: Callable[[T], object], inputs: Sequence[T]) -> Latency:
-        """Time single calls, taking the inputs in turn."""
+        """Time single calls, taking the inputs in turn; warming up takes a fifth at most."""
         values = itertools.cycle(inputs)
-        deadline = time.perf_counter() + self._seconds
+        begin = time.perf_counter()
+        deadline = begin + self._seconds
         for _ in range(self._warmup):
             call(next(values))
+            if time.perf_counter() - begin > self._seconds / 5:
+                break
         times: list[float] = []
         while len(times) < self._runs and (not times or time.perf_counter() < deadline):
             value = next(values)

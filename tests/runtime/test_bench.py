@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,10 @@ def test_the_child_holds_the_runtime_and_nothing_more(bundle: Bundle) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_warming_up_does_not_eat_the_time_for_measuring() -> None:
+    calls: list[float] = []
+    budget = module._Budget(runs=1000, seconds=0.5, warmup=1000, progress=None)
+    found = budget.measure(lambda seconds: calls.append(seconds) or time.sleep(seconds), [0.02])
+    assert found.runs > len(calls) / 2
