@@ -48,6 +48,7 @@ def draft() -> manifest.Manifest:
             method="sanflow",
             extractor="resnet18",
             taps=(8, 16),
+            pools=(),
             padding="reflect",
             feature_scale="none",
             fusion="likelihood",

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.trt_builder
         {"taps": (8, 16, 32)},
         {"extractor": "mobilenet_v3_large", "variance_rule": "expectation"},
         {"smooth": 3, "feature_scale": "standard", "image_score": "top", "mean": "estimated"},
+        {"pools": (4, 1)},
         {"fusion": "log_likelihood", "variance": "fixed", "padding": "zeros"},
     ],
     ids=lambda c: " ".join(map(str, c.values())),
