@@ -22,9 +22,14 @@ class ChannelScale(nn.Module):
         return (x - self.mean) / self.deviation
 
     def fit(self, moments: Moments) -> None:
-        """Take mean and deviation from `moments`; a dead channel keeps deviation 1."""
+        """Take mean and deviation from `moments`.
+
+        A channel that is hardly ever active would be blown up to hundreds of deviations where it
+        is, so no deviation counts as less than a tenth of the median one.
+        """
         deviation = moments.deviation()
-        deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, 1.0)
+        least = 0.1 * deviation.median()
+        deviation = deviation.clamp_min(least if least > 0 else 1.0)
         self.mean.copy_(moments.mean.view_as(self.mean))
         self.deviation.copy_(deviation.view_as(self.deviation))
 

@@ -22,7 +22,7 @@ def test_moments_equal_those_of_all_values_at_once() -> None:
 
 
 def test_scale_standardises_and_leaves_a_dead_channel_finite() -> None:
-    maps = torch.randn(8, 3, 4, 4) * torch.tensor([5.0, 0.1, 0.0])[:, None, None] + 2
+    maps = torch.randn(8, 3, 4, 4) * torch.tensor([5.0, 1.0, 0.0])[:, None, None] + 2
     moments, scale = Moments(3), ChannelScale(3)
     assert torch.equal(scale(maps), maps)
     moments.update(maps)
@@ -31,3 +31,13 @@ def test_scale_standardises_and_leaves_a_dead_channel_finite() -> None:
     torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
     deviation = out.std(dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(deviation, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_channel_that_is_hardly_ever_active_is_not_blown_up() -> None:
+    maps = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    maps[:, 2] = 0
+    maps[0, 2, 0, 0] = 0.3
+    moments, scale = Moments(3), ChannelScale(3)
+    moments.update(maps)
+    scale.fit(moments)
+    assert scale(maps)[:, 2].abs().max() < 4

@@ -1,0 +1,100 @@
+"""Choose the `edge` preset without looking at a test image.
+
+    python benchmarks/ablation.py --data ../shared/data --weights FILE --work FOLDER [--epochs N]
+
+Each variant is trained on the train role of MTD's canonical split and judged on its held-out good
+tiles against synthetic anomalies made from them (seeds that training never uses): image and pixel
+AUROC. Writes benchmarks/results/ablation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from real_parts import RESULTS, machine, split
+from sklearn.metrics import roc_auc_score
+
+from sanflow.calibration.calibrate import calibrate
+from sanflow.data.config import SynthConfig
+from sanflow.data.layout import open_dataset
+from sanflow.data.synthetic import Synthesiser
+from sanflow.run import Run
+from sanflow.training.presets import load_config
+from sanflow.training.train import train
+
+UNSEEN_SEED = 1_000_003
+VARIANTS: dict[str, dict[str, Any]] = {
+    "edge": {},
+    "without the pooled level": {"model.pools": []},
+    "pools 2 x 2 and whole": {"model.pools": [2, 1]},
+    "taps 4, 8, 16": {"model.taps": [4, 8, 16]},
+    "features as they are": {"model.feature_scale": "none", "optim.feature_noise": 0.0},
+    "no feature noise": {"optim.feature_noise": 0.0},
+    "192 px": {"model.height": 192, "model.width": 192},
+    "320 px": {"model.height": 320, "model.width": 320},
+    "log-likelihoods summed": {"model.fusion": "log_likelihood"},
+}
+
+
+def main() -> None:
+    """Train and judge every variant, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--only", action="append", choices=sorted(VARIANTS))
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    data = split("mtd-canonical", given.data.resolve(), given.work)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "ablation.json"
+    for name in given.only or VARIANTS:
+        options = {"weights": str(given.weights), "optim.epochs": given.epochs, **VARIANTS[name]}
+        out = given.work / name.replace(" ", "-").replace(",", "")
+        run = train(data, out, load_config("edge", overrides=options), resume=True)
+        calibrate(run)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found[name] = {**judge(run, data), "epochs": given.epochs, "machine": machine()}
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(name, found[name]["image_auroc"], found[name]["pixel_auroc"], flush=True)
+
+
+@torch.inference_mode()
+def judge(run: Run, data: Path) -> dict[str, float]:
+    """Image and pixel AUROC of held-out good parts against synthetic anomalies made from them."""
+    model, scores, labels, heat, truth = run.model(), [], [], [], []
+    for images, masks in cases(run, data):
+        for image, mask in zip(images, masks, strict=True):
+            score, maps = model(torch.from_numpy(image)[None])
+            scores.append(float(score))
+            labels.append(bool(mask.any()))
+            heat.append(maps[0, ::4, ::4].flatten().numpy())
+            truth.append(mask[::4, ::4].flatten())
+    return {
+        "image_auroc": round(float(roc_auc_score(labels, scores)), 4),
+        "pixel_auroc": round(float(roc_auc_score(np.concatenate(truth), np.concatenate(heat))), 4),
+        "good": labels.count(False),
+        "synthetic": labels.count(True),
+    }
+
+
+def cases(run: Run, data: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """Every held-out good part as it is, and with each kind of anomaly."""
+    held = open_dataset(data, run.config.data).calibrate
+    images = [run.pixel_path.load(sample.path) for sample in held]
+    pixels = run.pixel_path
+    maker = Synthesiser(SynthConfig(quotas=(1, 1, 1, 1)), pixels.height, pixels.width, UNSEEN_SEED)
+    for step, image in enumerate(images):
+        yield maker.batch([image] * 4, images, 0, step)
+
+
+if __name__ == "__main__":
+    main()
