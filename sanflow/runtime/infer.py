@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from .. import imaging
 from ..bundle import Bundle
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, ParityError
 from .detector import Detector, Result, load, no_decision
 from .engine import Engine
+from .parity import replay_goldens
 from .records import LINES, OVERLAYS, SUMMARY, TABLE, Record, Summary, write_summary, writer
 from .sources import Source, find
 
@@ -57,8 +58,8 @@ def infer(
     overlays/ below `out` gets a heat map of each image, or of each NG one. `out` may hold earlier
     results only with `force`, and never the images themselves. `limit` stops after that many
     images; `progress` is called with each line. An unreadable image, or one on which the engine
-    fails, is a NO-DECISION line, not an error. Raises InputError, BundleError or EngineError
-    before the first image is judged.
+    fails, is a NO-DECISION line, not an error. The golden samples are replayed first. Raises
+    InputError, BundleError, EngineError or ParityError before the first image is judged.
     """
     if overlays not in get_args(Overlays):
         raise InputError(f"overlays is {overlays!r}, expected none, ng or all")
@@ -68,6 +69,7 @@ def infer(
     found = find(source, skip=folder)
     images = _not_empty(iter(found), source)
     with Detector(bundle, engine, threads) as detector:
+        _prove(detector)
         _prepare_folder(folder, found, force)
         summary = _summary(detector, found, source)
         begin = time.perf_counter()
@@ -82,6 +84,17 @@ def infer(
         summary.images_per_second = round(summary.images / max(summary.seconds, 1e-3), 2)
         write_summary(folder, summary)
     return summary
+
+
+def _prove(detector: Detector) -> None:
+    """No part is judged by an engine that fails the bundle's golden samples on this machine."""
+    found = replay_goldens(detector.engine, detector.bundle)
+    if not found.passed:
+        raise ParityError(
+            f"{detector.bundle.path}: {found.engine} {found.version} does not give PyTorch's "
+            f"results here: {'; '.join(found.failures)}. Nothing was judged; give another "
+            "--engine, and see: sanflow doctor BUNDLE"
+        )
 
 
 @dataclass(frozen=True)

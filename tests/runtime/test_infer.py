@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sanflow import imaging
 from sanflow.bundle import Bundle
-from sanflow.errors import BundleError, EngineError, InputError
+from sanflow.errors import BundleError, EngineError, InputError, ParityError
 from sanflow.imaging import Roi
 from sanflow.runtime import Detector, Engine, open_engine
 from sanflow.runtime.infer import OVERLAY_SIDE, _ahead, infer
@@ -205,6 +205,7 @@ def test_an_interrupt_leaves_whole_lines_and_no_summary(
 def test_an_engine_that_fails_once_does_not_end_the_run(
     bundle: Bundle, parts: Path, tmp_path: Path
 ) -> None:
+    goldens = len(bundle.manifest.golden)
     with open_engine(bundle, threads=1) as inner:
 
         class Flaky(Engine):
@@ -213,7 +214,7 @@ def test_an_engine_that_fails_once_does_not_end_the_run(
 
             def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
                 self.calls += 1
-                if self.calls == 2:
+                if self.calls == goldens + 2:
                     raise RuntimeError("device lost")
                 output = inner.infer(images)
                 return {"score": output.score, "map": output.map}
@@ -228,13 +229,34 @@ def test_an_engine_that_fails_once_does_not_end_the_run(
     assert "device lost" in lines(tmp_path / "out")[1]["detail"]
 
 
+def test_an_engine_that_fails_the_goldens_judges_nothing(
+    bundle: Bundle, parts: Path, tmp_path: Path
+) -> None:
+    with open_engine(bundle, threads=1) as inner:
+
+        class Off(Engine):
+            name = "off"
+
+            def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+                output = inner.infer(images)
+                return {"score": output.score * 1.01, "map": output.map}
+
+            def _release(self) -> None:
+                pass
+
+        off = Off("1.0", 1, inner.inputs, inner.outputs)
+        with pytest.raises(ParityError, match=r"off 1\.0 does not give PyTorch's results here"):
+            infer(bundle, parts, tmp_path / "out", engine=off)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_surprise_in_one_image_does_not_end_the_run(
     bundle: Bundle, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = imaging.decode
 
     def surprise(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-        if name.endswith("2.png"):
+        if name.endswith("parts/2.png"):
             raise MemoryError("800000000 bytes")
         return decode(data, name)
 
