@@ -277,11 +277,13 @@ def test_an_engine_that_is_not_there(
 # 6: parity
 
 
-def test_an_engine_that_says_something_else(untrue: Path) -> None:
+def test_an_engine_that_says_something_else(untrue: Path, parts: Path, tmp_path: Path) -> None:
     assert "golden" in fails(6, "verify", untrue)
-    done = CliRunner().invoke(app, ["verify", str(untrue), "--json"])
-    assert done.exit_code == 6
-    assert json.loads(done.stdout)["passed"] is False
+    fails(6, "infer", untrue, "--source", parts / "test", "--out", tmp_path / "out")
+    for command, key in (("verify", "passed"), ("doctor", "exit_code")):
+        done = CliRunner().invoke(app, [command, str(untrue), "--json"])
+        assert done.exit_code == 6
+        assert json.loads(done.stdout)[key] == {"passed": False, "exit_code": 6}[key]
 
 
 # 7: the false-alarm bound

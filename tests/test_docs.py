@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -15,8 +16,10 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from sanflow import schema
 from sanflow.bundle import Manifest
 from sanflow.cli import app
+from sanflow.training.presets import PRESETS, preset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -124,6 +127,30 @@ def test_sections_cited_in_the_code_exist() -> None:
     }
     assert cited
     assert cited <= set(headings)
+
+
+def test_the_table_of_presets_is_the_presets() -> None:
+    """Every field in which a preset differs from the others, with its value."""
+    flat = {name: flatten(schema.dump(preset(name))) for name in PRESETS}
+    rows = [
+        f"| `{field}` | "
+        + " | ".join(json.dumps(flat[name][field]).strip('"') for name in flat)
+        + " |"
+        for field in flat["sanflow"]
+        if len({json.dumps(values[field]) for values in flat.values()}) > 1
+    ]
+    table = "\n".join(
+        ["| field | " + " | ".join(flat) + " |", "|---" * (1 + len(flat)) + "|", *rows]
+    )
+    assert table in (REPOSITORY / "docs" / "method.md").read_text("utf-8"), f"expected\n{table}"
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    inner = (flatten(item, f"{name}.{key}".lstrip(".")) for key, item in value.items())
+    return {key: item for part in inner for key, item in part.items()}
 
 
 def test_the_changelog_knows_the_version_or_says_unreleased() -> None:
