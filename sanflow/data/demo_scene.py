@@ -90,17 +90,22 @@ class Layers:
     @property
     def pixel(self) -> float:
         """Side of one rendered pixel."""
-        return 2.0 / self.height.shape[0]
+        return 2.0 / int(self.height.shape[0])
 
 
 def ramp(distance: Field, soft: float) -> Field:
     """1 where `distance` is positive, 0 where negative, a ramp `soft` wide between."""
-    return np.clip(distance / np.float32(soft) + np.float32(0.5), 0, 1).astype(np.float32)
+    inside = np.clip(distance / np.float32(soft) + np.float32(0.5), 0, 1)
+    return np.asarray(inside, np.float32)
 
 
 def blur(image: Field, sigma: float) -> Field:
     """Gaussian blur, `sigma` in pixels of the field."""
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+
+
+def _colour(red: float, green: float, blue: float) -> Field:
+    return np.array([red, green, blue], np.float32)
 
 
 def cloud(rng: np.random.Generator, n: int, cells: int, octaves: int = 3) -> Field:
@@ -160,8 +165,8 @@ def build(pose: Pose, size: int, bolt_radii: tuple[float, ...] | None = None) ->
         wall=wall,
         albedo=np.full((n, n, 3), np.float32(pose.steel), np.float32),
         roughness=np.zeros((n, n), np.float32),
-        marks_x=(-y * cos - x * sin) / safe,
-        marks_y=(-y * sin + x * cos) / safe,
+        marks_x=np.asarray((-y * cos - x * sin) / safe, np.float32),
+        marks_y=np.asarray((-y * sin + x * cos) / safe, np.float32),
     )
 
 
@@ -174,7 +179,7 @@ def _engraving(pose: Pose, n: int) -> Field:
     cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, 255, thick, cv2.LINE_AA)
     centre = ((n - 1) / 2, (n - 1) / 2)
     place = cv2.getRotationMatrix2D(centre, -np.rad2deg(pose.turn), pose.scale)
-    place[:, 2] += (pose.x * n / 2, pose.y * n / 2)
+    place[:, 2] += np.array([pose.x, pose.y]) * (n / 2)
     turned = cv2.warpAffine(canvas, place, (n, n), flags=cv2.INTER_LINEAR)
     return turned.astype(np.float32) / np.float32(255)
 
@@ -189,7 +194,7 @@ def shade(layers: Layers, pose: Pose) -> Field:
     for opacity, colour, drop in layers.on_top:
         image = _lay_on(image, opacity, colour, drop, pose)
     image *= _ambient(pose, n)[:, :, None] * np.float32(pose.exposure)
-    image *= np.float32([1 + pose.warmth, 1, 1 - pose.warmth])
+    image *= _colour(1 + pose.warmth, 1, 1 - pose.warmth)
     image = blur(image, pose.focus * SUPERSAMPLING)
     half = n // SUPERSAMPLING
     return np.asarray(cv2.resize(image, (half, half), interpolation=cv2.INTER_AREA), np.float32)
@@ -220,7 +225,7 @@ def _metal(layers: Layers, pose: Pose, rng: np.random.Generator) -> Field:
     narrow = np.float32(pose.gloss) + layers.roughness
     wide = np.float32(0.55) + layers.roughness
     light = (np.float32(0.10) + np.float32(0.13) * up + grain * np.float32(0.012))[:, :, None]
-    total = light * np.float32([0.97, 1.0, 1.04])
+    total = light * _colour(0.97, 1.0, 1.04)
     for turn, elevation, power, colour in (
         (0.0, 0.62, 0.46, (1.0, 0.985, 0.955)),
         (2.05, 0.75, 0.24, (0.94, 0.98, 1.03)),
@@ -236,7 +241,7 @@ def _metal(layers: Layers, pose: Pose, rng: np.random.Generator) -> Field:
         across = np.clip(1 - on_marks * on_marks - facing * facing, 0, 1)
         exponent = (on_marks / narrow) ** 2 + across / (wide * wide)
         lobe = np.exp(-exponent / (facing * facing)) * (np.float32(0.25) / (narrow + 0.08))
-        total += (lobe * np.float32(power))[:, :, None] * np.float32(colour)
+        total += (lobe * np.float32(power))[:, :, None] * _colour(*colour)
     return np.asarray(total * layers.albedo, np.float32)
 
 
@@ -263,7 +268,7 @@ def _mat(layers: Layers, pose: Pose, rng: np.random.Generator) -> Field:
     shadow = _shifted(blur(layers.coverage, n * 0.02), pose.light, 0.05, n)
     level = (np.float32(0.052) + weave) * (1 - np.float32(0.8) * shadow)
     level += layers.wall * np.float32(0.16)
-    return np.asarray(level[:, :, None] * np.float32([0.95, 1.0, 1.1]), np.float32)
+    return np.asarray(level[:, :, None] * _colour(0.95, 1.0, 1.1), np.float32)
 
 
 def _lay_on(
@@ -277,14 +282,14 @@ def _lay_on(
         ridge, cv2.CV_32F, 0, 1
     ) * np.float32(np.sin(pose.light))
     relief = np.clip(1 - lit * np.float32(0.02), 0.4, 2.2)
-    matter = relief[:, :, None] * np.float32(colour)
+    matter = relief[:, :, None] * _colour(*colour)
     return np.asarray(image + (matter - image) * opacity[:, :, None], np.float32)
 
 
 def _shifted(image: Field, light: float, distance: float, n: int) -> Field:
     """`image` moved away from the light by `distance`."""
     move = distance * n / 2
-    place = np.float32([[1, 0, -np.cos(light) * move], [0, 1, -np.sin(light) * move]])
+    place = np.array([[1, 0, -np.cos(light) * move], [0, 1, -np.sin(light) * move]])
     return np.asarray(cv2.warpAffine(image, place, (n, n)), np.float32)
 
 
