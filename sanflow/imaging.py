@@ -223,7 +223,7 @@ def overlay(
     colour = cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     colour = cv2.cvtColor(colour, cv2.COLOR_BGR2RGB)
     alpha = 0.65 * np.sqrt(level)[:, :, None]
-    out = np.rint(image * (1 - alpha) + colour * alpha).astype(np.uint8)
+    out = _u8(np.rint(image * (1 - alpha) + colour * alpha))
     if threshold is not None:
         above = (finite > threshold).astype(np.uint8)
         contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

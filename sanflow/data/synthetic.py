@@ -136,7 +136,7 @@ class Synthesiser:
         soft *= 255 / soft.max()
         faintest = 255 * _FAINTEST
         soft = np.clip((soft - faintest) / (1 - _FAINTEST), 0, 255)
-        return np.rint(soft).astype(np.uint8)
+        return np.asarray(np.rint(soft), dtype=np.uint8)
 
 
 def _content(
