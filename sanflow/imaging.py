@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -319,8 +320,14 @@ def _jpeg_fault(data: bytes) -> str | None:
 
 
 def _bmp_fault(data: bytes) -> str | None:
-    start = int.from_bytes(data[10:14], "little")
-    return None if 26 <= start < len(data) else f"truncated BMP: {len(data)} bytes"
+    """Reckon the bytes of the rows: the size a header states for the file is often wrong."""
+    start, header = (int.from_bytes(data[i : i + 4], "little") for i in (10, 14))
+    end = start + 1
+    if header >= 40 and len(data) >= 34:  # the older, shorter header is left to OpenCV
+        width, height, _, bits, packed = struct.unpack_from("<iiHHI", data, 18)
+        if packed in (0, 3):  # plain rows; run lengths say nothing about the end
+            end = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
+    return None if 26 <= start < end <= len(data) else f"truncated BMP: {len(data)} bytes"
 
 
 def _webp_fault(data: bytes) -> str | None:
