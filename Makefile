@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test test-all lint clean
 
 help:
-	@echo "make demo      make parts, train, export, verify and judge them: demo/index.html"
+	@echo "make demo      make parts, train, export, verify and judge them: demo/report/report.html"
 	@echo "make test      what CI runs: lint, types, layers, and the fast tests"
 	@echo "make test-all  every test, the slow ones too"
 	@echo "make lint      ruff, mypy, import-linter"
@@ -23,6 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
+	rm -rf demo
 	$(BIN)/sanflow demo --out demo
 
 lint: install

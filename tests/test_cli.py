@@ -244,3 +244,13 @@ def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
     doctor = document(sanflow("doctor", "--json"))
     assert "onnxruntime" in json.dumps(doctor)
     assert "onnxruntime" in sanflow("doctor").stdout
+
+
+def test_demo_leaves_a_report_and_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    said = sanflow("demo", "--quick", "--out", out).stdout
+    assert "image AUROC" in said
+    for name in ("report/report.html", "demo.png", "onnx/manifest.json", "openvino/manifest.json"):
+        assert (out / name).is_file(), name
+    lines = (out / "verdicts" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len(list((out / "parts" / "test").rglob("*.png")))

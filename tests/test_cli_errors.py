@@ -208,6 +208,11 @@ def test_usage_errors(words: list[str]) -> None:
     assert fails(2, *words)
 
 
+def test_demo_wants_a_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    assert "not empty" in fails(2, "demo", "--quick", "--out", tmp_path)
+
+
 def test_an_output_that_cannot_be_written(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(2, "synth", parts, "--size", 64, "--out", tmp_path / "file" / "sheet.png")

@@ -263,11 +263,15 @@ def evaluate(
 
 @app.command(rich_help_panel=PANEL)
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="New folder for everything it makes.")] = Path(
         "demo"
     ),
+    seed: Annotated[int, typer.Option("--seed", help="Another seed makes other parts.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The path alone, on few tiny parts: no good figures.")
+    ] = False,
 ) -> None:
     """Make parts, train, calibrate, export, verify and judge them; leave a report to look at."""
-    from ..demo import run_demo
+    from ..demo import FULL, QUICK, run_demo
 
-    run_demo(out)
+    run_demo(out, show, seed=seed, size=QUICK if quick else FULL)
