@@ -145,17 +145,19 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
     palette. Raises DecodeError (an ImageError) that says empty, truncated or not an image.
     """
     _check_container(data, name)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # both honour the EXIF orientation
+    buffer, flags = np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        bgr = cv2.imdecode(buffer, flags)  # honours the EXIF orientation
+        # Where there is none, perhaps only because OpenCV knows no colours of this type.
+        found = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if bgr is None else bgr
     except (cv2.error, MemoryError) as error:
         raise DecodeError(name, "unreadable", f"OpenCV cannot decode it ({error})") from None
+    if found is not None and found.dtype not in (np.uint8, np.uint16):
+        detail = f"{found.dtype} pixels are not supported; save it with 8 or 16 bits per channel"
+        raise DecodeError(name, "unsupported type", detail)
     if bgr is None:
         detail = f"damaged: {len(data)} bytes that cannot be decoded; save or copy it again"
         raise DecodeError(name, "unreadable", detail)
-    if bgr.dtype not in (np.uint8, np.uint16):
-        detail = f"{bgr.dtype} pixels are not supported; save it with 8 or 16 bits per channel"
-        raise DecodeError(name, "unsupported type", detail)
     return to_rgb8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 

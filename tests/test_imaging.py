@@ -214,10 +214,15 @@ def test_what_is_no_picture_is_named(data: bytes, problem: str, words: str) -> N
     assert words in str(caught.value)
 
 
-def test_float_pixels_have_no_scale() -> None:
-    data = encoded(".tif", np.ones((4, 4, 3), np.float32))
-    with pytest.raises(DecodeError, match=r"float32 .*8 or 16 bits") as caught:
-        decode(data)
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint32])
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
+def test_pixels_without_a_known_scale_are_refused(
+    dtype: type[np.number[Any]], shape: tuple[int, ...]
+) -> None:
+    done, data = cv2.imencode(".tif", np.ones(shape, dtype))
+    assert done
+    with pytest.raises(DecodeError, match=rf"{np.dtype(dtype)} .*8 or 16 bits") as caught:
+        decode(data.tobytes())
     assert caught.value.problem == "unsupported type"
 
 
