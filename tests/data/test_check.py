@@ -193,6 +193,15 @@ def test_the_fingerprint_knows_content_path_and_role_not_the_place(
     assert len({original, changed, renamed, moved}) == 4
 
 
+def test_the_same_files_in_other_roles_are_other_data(mvtec: Path) -> None:
+    dataset = open_dataset(mvtec, DataConfig())
+    moved = replace(dataset, calibrate=(), test=dataset.calibrate)
+    kept = replace(dataset, test=())
+    reports = [check_dataset(d, DataConfig()) for d in (kept, moved)]
+    assert reports[0].content_hashes == reports[1].content_hashes
+    assert reports[0].fingerprint != reports[1].fingerprint
+
+
 def test_the_fingerprint_ignores_the_order_of_samples(mvtec: Path) -> None:
     dataset = open_dataset(mvtec, DataConfig())
     turned = replace(dataset, train=dataset.train[::-1], test=dataset.test[::-1])
