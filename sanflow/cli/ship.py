@@ -143,7 +143,15 @@ def verify(
     if as_json:
         show.json_document(report.to_json())
     else:
-        show.table(f"{bundle}: parity with PyTorch", report.columns(), report.rows())
+        # One comparison per column: there are few of them, and many figures.
+        engine_of, compared_of, *figures = report.columns()
+        rows = report.rows()
+        heads = (f"{engine_of}\n{compared_of}", *(f"{row[0]}\n{row[1]}" for row in rows))
+        show.table(
+            f"{bundle}: parity with PyTorch",
+            heads,
+            [(name, *(row[at] for row in rows)) for at, name in enumerate(figures, start=2)],
+        )
         for line in report.skipped:
             show.note(f"skipped {line}")
     if not report.passed:

@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -74,9 +75,9 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 def judging() -> Iterator[Callable[[Record], None]]:
     """A running count of images, of a source whose size is not known beforehand."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as p:
-        task = p.add_task("judging images", total=None)
-        yield lambda record: p.advance(task)
+    with _progress(*columns, TimeElapsedColumn()) as bars:
+        task = bars.add_task("judging images", total=None)
+        yield lambda record: bars.advance(task)
 
 
 @contextmanager
@@ -124,7 +125,7 @@ class _Lines:
 
 
 def _bars(*extra: TextColumn) -> Progress:
-    return Progress(
+    return _progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -133,9 +134,13 @@ def _bars(*extra: TextColumn) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
     )
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    console = Console(stderr=True)
+    # rich would leave an empty line in a log for every bar it does not draw.
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _cell(value: object) -> str:
