@@ -45,9 +45,7 @@ JsonOption = Annotated[
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option(
-        "--engine", help="onnxruntime or openvino; default: the first installed that reads it."
-    ),
+    typer.Option("--engine", help="onnxruntime or openvino; default: the first that reads it."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine; default: its own.")

@@ -1,4 +1,4 @@
-"""The demo's data set: photographs of turned flanges, good ones and six kinds of defects with masks.
+"""The demo's data set: photographs of turned flanges, good ones and six kinds of defects.
 
 Good parts differ in place, light, finish and grain as parts of one station do. Defects are drawn
 into the part before it is lit, from clearly visible to faint; a mask is where the drawing changed.
@@ -65,8 +65,9 @@ def make_demo_parts(
         name = f"{index:03d}.png"
         _write(root / split / kind / name, image)
         if kind != "good":
-            grey = mask.astype(np.uint8) * np.uint8(255)
-            _write(root / "ground_truth" / kind / f"{index:03d}_mask.png", cv2.merge([grey] * 3))
+            grey = np.where(mask[:, :, None], np.uint8(255), np.uint8(0))
+            shown = np.repeat(grey, 3, axis=2)
+            _write(root / "ground_truth" / kind / f"{index:03d}_mask.png", shown)
 
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="sanflow-demo") as pool:
         for done, _ in enumerate(pool.map(make, jobs), start=1):
@@ -83,7 +84,8 @@ def photograph(kind: str, seed: tuple[int, ...], size: int) -> Picture:
     layers = build(pose, size, radii)
     if hole is not None:
         centre_x, centre_y = bolt_centres()[hole]
-        covered = ramp(BOLT_RADIUS - np.hypot(layers.x - centre_x, layers.y - centre_y), 0.01)
+        reach = np.hypot(layers.x - np.float32(centre_x), layers.y - np.float32(centre_y))
+        covered = ramp(np.asarray(BOLT_RADIUS - reach, np.float32), 0.01)
     elif kind == "good":
         covered = np.zeros_like(layers.height)
     else:
@@ -100,8 +102,8 @@ def _scratch(layers: Layers, rng: np.random.Generator) -> Field:
     across = -np.float32(math.sin(angle)) * (layers.x - x0) + math.cos(angle) * (layers.y - y0)
     across = across - np.float32(bend) * along**2
     width, half = rng.uniform(0.008, 0.014), length / 2
-    furrow = np.exp(-((across / width) ** 2)) * ramp(half - np.abs(along), 0.04)
-    furrow = np.asarray(furrow * layers.coverage, np.float32)
+    ends = ramp(np.asarray(half - np.abs(along), np.float32), 0.04)
+    furrow = np.asarray(np.exp(-((across / width) ** 2)) * ends * layers.coverage, np.float32)
     strength = np.float32(rng.uniform(0.5, 1.2))
     layers.height -= np.float32(0.012) * strength * furrow
     layers.albedo *= 1 + np.float32(0.5) * strength * furrow[:, :, None]

@@ -178,8 +178,9 @@ def _engraving(pose: Pose, n: int) -> Field:
     origin = ((n - width) // 2, round(n / 2 * (1 + BOLT_CIRCLE + 0.05)))
     cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_DUPLEX, scale, 255, thick, cv2.LINE_AA)
     centre = ((n - 1) / 2, (n - 1) / 2)
-    place = cv2.getRotationMatrix2D(centre, -np.rad2deg(pose.turn), pose.scale)
-    place[:, 2] += np.array([pose.x, pose.y]) * (n / 2)
+    turn = cv2.getRotationMatrix2D(centre, -np.rad2deg(pose.turn), pose.scale)
+    shift = np.array([[0, 0, pose.x], [0, 0, pose.y]]) * (n / 2)
+    place = np.asarray(turn, np.float64) + shift
     turned = cv2.warpAffine(canvas, place, (n, n), flags=cv2.INTER_LINEAR)
     return turned.astype(np.float32) / np.float32(255)
 
@@ -252,7 +253,7 @@ def _turning_marks(layers: Layers, rng: np.random.Generator) -> tuple[Field, Fie
     angle = np.arctan2(layers.y, layers.x)
     rings = rng.standard_normal((1, 420), dtype=np.float32)
     arcs = rng.standard_normal((48, 420), dtype=np.float32)
-    arcs = cv2.resize(arcs, (420, 96), interpolation=cv2.INTER_CUBIC)
+    arcs = np.asarray(cv2.resize(arcs, (420, 96), interpolation=cv2.INTER_CUBIC), np.float32)
     polar = np.float32(0.055) * rings + np.float32(0.06) * arcs
     column = radius * np.float32(400)
     row = (angle + np.float32(np.pi)) * np.float32(95 / (2 * np.pi))

@@ -48,6 +48,9 @@ class LevelTerms:
 
     latent: Latent
     abnormal: Tensor
+    good_only: bool = False
+    """A pooled level learns from good cells alone: a small patch hardly moves a large mean, and
+    calling that mean abnormal would only widen the density of the good ones."""
 
 
 class SANFlow(nn.Module):
@@ -144,15 +147,16 @@ class SANFlow(nn.Module):
         finest = masks[:, None, :: self.config.taps[0], :: self.config.taps[0]].bool()
         # A pooled cell is abnormal when anything in it is, whatever nearest sampling would see.
         whole = masks[:, None].to(self.pixel_mean.dtype)
-        return [
-            LevelTerms(
-                latent,
-                self._at_level(finest, k, index)[:, 0]
-                if k < len(self.config.taps)
-                else F.adaptive_max_pool2d(whole, self.sizes[k])[:, 0] > 0,
-            )
-            for k, (latent, index) in enumerate(zip(latents, indices, strict=True))
+        taps = len(self.config.taps)
+        sampled = [
+            LevelTerms(latent, self._at_level(finest, k, index)[:, 0])
+            for k, (latent, index) in enumerate(zip(latents[:taps], indices, strict=False))
         ]
+        pooled = [
+            LevelTerms(latent, F.adaptive_max_pool2d(whole, size)[:, 0] > 0, good_only=True)
+            for latent, size in zip(latents[taps:], self.sizes[taps:], strict=True)
+        ]
+        return sampled + pooled
 
     def latents(
         self,

@@ -51,6 +51,10 @@ def loss(
     means: list[Tensor] = []
     for terms in model.training_terms(images, masks, positions, generator, noise):
         parts = level_parts(model, terms, config)
+        if terms.good_only:
+            good = ~terms.abnormal
+            nothing = torch.zeros_like(parts.bce[good])
+            parts = Parts(parts.nll[good], nothing, parts.kl[good])
         totals.append(_total(parts, terms.latent.channels, config))
         means.append(torch.stack((parts.nll.mean(), parts.bce.mean(), parts.kl.mean())))
     total = torch.stack(totals).sum()
