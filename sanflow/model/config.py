@@ -32,8 +32,9 @@ class ModelConfig:
     """Padding of the extractor's convolutions (MobileNets always keep zeros)."""
     stride_on: Literal["3x3", "1x1"] = "3x3"
     """Which convolution of a bottleneck strides: torchvision's weights `3x3`, Keras's `1x1`."""
-    feature_scale: Literal["none", "standard"] = "none"
-    """`standard`: each channel is standardised with its mean and deviation over good images."""
+    feature_scale: Literal["none", "standard", "position"] = "none"
+    """`standard`: each channel is standardised with its mean and deviation over good images;
+    `position`: at every position by itself, for parts that always lie the same way."""
     smooth: int = 1
     """Side of the mean filter over each tapped map (odd; 1 is none)."""
     height: int = 256

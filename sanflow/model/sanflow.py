@@ -20,7 +20,7 @@ from .head import StatisticsHead
 from .likelihood import Prior, Spread, clip, log_density
 from .position import take
 from .score import anomaly_map, image_score
-from .statistics import ChannelScale, Moments
+from .statistics import FeatureScale
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,8 +90,8 @@ class SANFlow(nn.Module):
             for c, size in zip(self.channels, self.sizes, strict=True)
         )
         self.scalers = nn.ModuleList(
-            ChannelScale(c) if config.feature_scale == "standard" else nn.Identity()
-            for c in self.channels
+            _scaler(config.feature_scale, c, *size)
+            for c, size in zip(self.channels, self.sizes, strict=True)
         )
         width = config.head_width
         spread, moving = config.variance == "estimated", config.mean == "estimated"
@@ -197,19 +197,19 @@ class SANFlow(nn.Module):
 
     @torch.no_grad()
     def fit_feature_scale(self, batches: Iterable[Tensor]) -> None:
-        """Standardise every channel over batches of good uint8 images (B, H, W, 3).
+        """Standardise the features over batches of good uint8 images (B, H, W, 3).
 
-        Does nothing unless `feature_scale` is `standard`.
+        Does nothing when `feature_scale` is `none`.
         """
-        if self.config.feature_scale != "standard":
+        if self.config.feature_scale == "none":
             return
-        moments = [Moments(c) for c in self.channels]
+        moments = [cast(FeatureScale, scaler).moments() for scaler in self.scalers]
         for images in batches:
             maps = self._unscaled(self.normalise(images.to(self.pixel_mean.device)))
             for level, m in zip(moments, maps, strict=True):
                 level.update(m)
         for scaler, level in zip(self.scalers, moments, strict=True):
-            cast(ChannelScale, scaler).fit(level)
+            cast(FeatureScale, scaler).fit(level)
 
     @torch.no_grad()
     def fit_level_max(self, batches: Iterable[Tensor]) -> None:
@@ -254,6 +254,12 @@ class SANFlow(nn.Module):
         step = self.config.taps[k] // self.config.taps[0]
         maps = finest if step == 1 else finest[:, :, ::step, ::step]
         return maps if index is None else take(maps, index)
+
+
+def _scaler(kind: str, channels: int, height: int, width: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return FeatureScale(channels, height, width) if kind == "position" else FeatureScale(channels)
 
 
 def _cells(maps: Tensor, side: int) -> Tensor:

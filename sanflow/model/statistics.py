@@ -1,4 +1,4 @@
-"""Standardised features: every channel shifted and scaled by its moments over good images."""
+"""Standardised features: shifted and scaled by their moments over good images."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import torch
 from torch import Tensor, nn
 
 
-class ChannelScale(nn.Module):
-    """(x - mean) / deviation per channel of (B, C, H, W); the identity until it is fitted."""
+class FeatureScale(nn.Module):
+    """(x - mean) / deviation of (B, C, H, W), per channel or per channel and position.
+
+    The moments have the shape (1, C, 1, 1) or (1, C, H, W); it is the identity until fitted.
+    """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, height: int = 1, width: int = 1) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(1, channels, 1, 1))
+        shape = (1, channels, height, width)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised maps, the same shape."""
         return (x - self.mean) / self.deviation
+
+    def moments(self) -> Moments:
+        """Empty moments of this scale's shape."""
+        return Moments(*self.mean.shape[1:])
 
     def fit(self, moments: Moments) -> None:
         """Take mean and deviation from `moments`.
@@ -35,16 +43,22 @@ class ChannelScale(nn.Module):
 
 
 class Moments:
-    """Running mean and deviation per channel in float64 (Chan, Golub and LeVeque's update)."""
+    """Running mean and deviation in float64 (Chan, Golub and LeVeque's update).
 
-    def __init__(self, channels: int) -> None:
+    Per channel, over all positions; with a height and width, for every position by itself.
+    """
+
+    def __init__(self, channels: int, height: int = 1, width: int = 1) -> None:
+        size = channels * height * width
+        self.local = height * width > 1
         self.count = 0
-        self.mean = torch.zeros(channels, dtype=torch.float64)
-        self.squares = torch.zeros(channels, dtype=torch.float64)
+        self.mean = torch.zeros(size, dtype=torch.float64)
+        self.squares = torch.zeros(size, dtype=torch.float64)
 
     def update(self, maps: Tensor) -> None:
-        """Take in every position of maps (B, C, H, W)."""
-        values = maps.detach().to("cpu", torch.float64).transpose(0, 1).flatten(1)
+        """Take in maps (B, C, H, W)."""
+        maps = maps.detach().to("cpu", torch.float64)
+        values = maps.flatten(1).T if self.local else maps.transpose(0, 1).flatten(1)
         count = values.shape[1]
         mean = values.mean(dim=1)
         delta = mean - self.mean
@@ -55,5 +69,5 @@ class Moments:
         self.count = total
 
     def deviation(self) -> Tensor:
-        """Standard deviation per channel (population form)."""
+        """Standard deviation (population form)."""
         return (self.squares / max(self.count, 1)).sqrt()

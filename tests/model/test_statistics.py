@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sanflow.model.statistics import ChannelScale, Moments
+from sanflow.model.statistics import FeatureScale, Moments
 
 
 def test_moments_equal_those_of_all_values_at_once() -> None:
@@ -23,7 +23,7 @@ def test_moments_equal_those_of_all_values_at_once() -> None:
 
 def test_scale_standardises_and_leaves_a_dead_channel_finite() -> None:
     maps = torch.randn(8, 3, 4, 4) * torch.tensor([5.0, 1.0, 0.0])[:, None, None] + 2
-    moments, scale = Moments(3), ChannelScale(3)
+    moments, scale = Moments(3), FeatureScale(3)
     assert torch.equal(scale(maps), maps)
     moments.update(maps)
     scale.fit(moments)
@@ -37,7 +37,20 @@ def test_a_channel_that_is_hardly_ever_active_is_not_blown_up() -> None:
     maps = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     maps[:, 2] = 0
     maps[0, 2, 0, 0] = 0.3
-    moments, scale = Moments(3), ChannelScale(3)
+    moments, scale = Moments(3), FeatureScale(3)
     moments.update(maps)
     scale.fit(moments)
     assert scale(maps)[:, 2].abs().max() < 4
+
+
+def test_moments_of_every_position_by_itself() -> None:
+    maps = torch.randn(20, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    maps = maps * torch.arange(1.0, 13).view(3, 4) + torch.arange(12.0).view(3, 4)
+    scale = FeatureScale(2, 3, 4)
+    moments = scale.moments()
+    for batch in maps.split([7, 13]):
+        moments.update(batch)
+    scale.fit(moments)
+    out = scale(maps)
+    torch.testing.assert_close(out.mean(dim=0), torch.zeros(2, 3, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.std(dim=0, correction=0), torch.ones(2, 3, 4))
