@@ -242,8 +242,7 @@ def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
     assert bench["image_ms"]["p50"] > 0
     assert bench["cold_start"]["starts"] == 1
     doctor = document(sanflow("doctor", "--json"))
-    assert "onnxruntime" in json.dumps(doctor)
-    assert "onnxruntime" in sanflow("doctor").stdout
+    assert {"onnxruntime", "openvino"} <= set(doctor["engines"])
 
 
 def test_demo_leaves_a_report_and_a_picture(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import json
 import re
 import shlex
 import shutil
+import typing
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from sanflow import schema
 from sanflow.bundle import Manifest
 from sanflow.cli import app
+from sanflow.config import RunConfig
 from sanflow.training.presets import PRESETS, preset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -114,7 +116,26 @@ def test_every_documented_command_runs(
 
 def test_the_bundle_page_names_every_field_of_the_manifest() -> None:
     text = (REPOSITORY / "docs" / "bundle.md").read_text("utf-8")
-    assert [f.name for f in fields(Manifest) if f"`{f.name}`" not in text] == []
+    assert [name for name in sorted(field_names(Manifest)) if f"`{name}`" not in text] == []
+
+
+def field_names(kind: Any) -> set[str]:
+    """Names of the fields of a dataclass and of every dataclass inside it."""
+    if not is_dataclass(kind):
+        return {name for inner in typing.get_args(kind) for name in field_names(inner)}
+    hints = typing.get_type_hints(kind)
+    inner = {name for hint in hints.values() for name in field_names(hint)}
+    return inner | {field.name for field in fields(kind)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_documented_option_exists(page: Path) -> None:
+    """`model.blocks` in the text is a field of the configuration."""
+    known = set(flatten(schema.dump(RunConfig())))
+    tables = {name.partition(".")[0] for name in known if "." in name}
+    named = re.findall(rf"(?:{'|'.join(tables)})\.[a-z_]+", page.read_text("utf-8"))
+    files = {"model.onnx", "model.xml", "model.bin"}
+    assert set(named) - files <= known
 
 
 def test_sections_cited_in_the_code_exist() -> None:

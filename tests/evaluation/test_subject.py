@@ -83,6 +83,7 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
             "sanflow",
             "resnet18",
             (8, 16),
+            (),
             "reflect",
             "none",
             "likelihood",
