@@ -70,7 +70,8 @@ FULL = Size(
         model=ModelConfig(
             extractor="resnet18",
             taps=(4, 8),
-            feature_scale="standard",
+            feature_scale="position",  # the parts lie the same way in every photograph
+            fusion="log_likelihood",
             height=192,
             width=192,
             position_dim=32,
@@ -79,7 +80,7 @@ FULL = Size(
         data=DataConfig(calibrate_fraction=0.25),
         synth=SynthConfig(quotas=(5, 1, 1, 1)),
         optim=OptimConfig(
-            epochs=10,
+            epochs=14,
             sub_epochs=1,
             learning_rate=1e-3,
             warmup_meta_epochs=1,

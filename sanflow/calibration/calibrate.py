@@ -144,7 +144,7 @@ def calibrate(
         step(1)
 
     model_config = run.config.model
-    ceiling = float(model_config.levels) if model_config.fusion == "likelihood" else None
+    ceiling = model_config.ceiling
     low, high = display_range(float(np.median(floors)), peaks, ceiling)
     write_model(run.path, model)
     calibration = Calibration(

@@ -30,6 +30,8 @@ class ModelConfig:
     the part as a whole."""
     padding: Literal["reflect", "zeros"] = "reflect"
     """Padding of the extractor's convolutions (MobileNets always keep zeros)."""
+    pool_weight: float = 1.0
+    """How much a pooled level counts in the fused map, where a tap counts 1."""
     stride_on: Literal["3x3", "1x1"] = "3x3"
     """Which convolution of a bottleneck strides: torchvision's weights `3x3`, Keras's `1x1`."""
     feature_scale: Literal["none", "standard", "position"] = "none"
@@ -82,6 +84,8 @@ class ModelConfig:
                 f"pools {self.pools} must be different divisors of {cells}, the cells that the "
                 "coarsest tap has along both sides, large to small"
             )
+        if self.pool_weight <= 0:
+            raise ValueError(f"pool_weight {self.pool_weight} must be positive")
         if self.stride_on == "1x1" and self.extractor not in BOTTLENECKS:
             raise ValueError(f"stride_on '1x1' is for {', '.join(BOTTLENECKS)} only")
         if self.position_dim < 4 or self.position_dim % 4:
@@ -101,3 +105,9 @@ class ModelConfig:
     def levels(self) -> int:
         """How many log-likelihood maps are fused: one per tap and one per pool."""
         return len(self.taps) + len(self.pools)
+
+    @property
+    def ceiling(self) -> float | None:
+        """The largest value of the fused map; None where it has no bound."""
+        whole = len(self.taps) + self.pool_weight * len(self.pools)
+        return whole if self.fusion == "likelihood" else None

@@ -13,11 +13,16 @@ from .config import ModelConfig
 
 
 def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: ModelConfig) -> Tensor:
-    """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous."""
+    """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous.
+
+    Pooled levels, the last ones, count `pool_weight` times.
+    """
     parts = []
     for k, likelihood in enumerate(levels):
         below = likelihood - level_max[k]
         part = 1 - torch.exp(below) if config.fusion == "likelihood" else -below
+        if k >= len(config.taps):
+            part = config.pool_weight * part
         parts.append(upsample(part, config.height, config.width))
     return reduce(torch.add, parts)
 

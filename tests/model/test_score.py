@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -84,3 +85,12 @@ def test_value_above_the_stored_maximum_is_harmless(fusion: str) -> None:
     maps = anomaly_map(levels, level_max - 0.5, replace(CONFIG, fusion=fusion))  # type: ignore[arg-type]
     assert maps.isfinite().all()
     assert maps.min() < 0
+
+
+def test_a_pooled_level_counts_its_weight() -> None:
+    config = ModelConfig(taps=(8, 16), pools=(1,), pool_weight=3.0, height=64, width=64)
+    levels = [torch.zeros(2, 8, 8), torch.zeros(2, 4, 4), torch.tensor([0.0, -2.0]).view(2, 1, 1)]
+    maps = anomaly_map(levels, torch.zeros(3), config)
+    torch.testing.assert_close(maps[0], torch.zeros(64, 64))
+    torch.testing.assert_close(maps[1], torch.full((64, 64), 3 * (1 - math.exp(-2.0))))
+    assert config.ceiling == 5
