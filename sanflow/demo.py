@@ -201,7 +201,7 @@ def _picture(
             axes[row, column].set_axis_off()
         axes[0, column].set_title(kind.replace("_", " "), fontsize=11)
         axes[1, column].set_title(
-            f"{'NG' if defect else 'OK'}  {value:.3f}",
+            f"{'NG' if defect else 'OK'}  {value:.4g}",
             fontsize=11,
             fontweight="bold",
             color="#b3261e" if defect else "#1b6e3c",
