@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from real_parts import RESULTS, machine
+from real_parts import RESULTS, machine, summary
 
 from sanflow.calibration.calibrate import calibrate
 from sanflow.export.export import export_run
@@ -57,12 +57,7 @@ def main() -> None:
             bundle = export_run(run, run.path / target, target, false_alarm_rate=0.1, force=True)
             report = verify(bundle, data=images, reference=run_reference(run, bundle))
             print(name, target, report.text(), flush=True)
-            compared = report.to_json()["comparisons"]
-            keep = ("engine", "version", "source", "images", "score_relative", "map_absolute")
-            found[f"{name}, {target}"] = [
-                {**{k: c[k] for k in keep}, "flips": len(c["flips"]), "passed": c["passed"]}
-                for c in compared
-            ]
+            found[f"{name}, {target}"] = summary(report)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "parity.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

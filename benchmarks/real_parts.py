@@ -34,7 +34,7 @@ from sanflow.evaluation.subject import run_scorer, run_subject, seen_images
 from sanflow.export.export import export_run
 from sanflow.export.reference import run_reference
 from sanflow.run import Run, open_run
-from sanflow.runtime.parity import verify
+from sanflow.runtime.parity import VerifyReport, verify
 
 RESULTS = Path(__file__).parent / "results"
 SETS = ("mtd-canonical", "mtd-grouped", "bsd_tiles")
@@ -67,7 +67,13 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     result = {
         "set": given.set,
-        "command": " ".join(["sanflow", *command[3:4], given.set, *command[5:]]),
+        "command": " ".join(
+            [
+                f"sanflow train {given.set} --preset {given.preset}",
+                f"--weights {given.weights.name} --seed {given.seed}",
+                *(f"--set {option}" for option in given.set_option),
+            ]
+        ),
         "machine": machine(),
         "train_seconds": round(seconds, 1),
         "train_peak_gib": round(peak, 2),
@@ -115,7 +121,7 @@ def measure(run: Run, data: Path, report: Path, seed: int) -> dict[str, Any]:
     for target in ("onnx", "openvino"):
         bundle = export_run(run, run.path / target, target, force=True)
         found = verify(bundle, data=images, reference=run_reference(run, bundle))
-        parity[target] = found.to_json()
+        parity[target] = summary(found)
     return {
         "config": subject(run),
         "images": {role: len(s) for role, s in dataset.roles().items()},
@@ -149,6 +155,15 @@ def figures(found: Evaluation) -> dict[str, Any]:
         kind.label: round(kind.auroc.value, 4) for kind in found.kinds if kind.auroc
     }
     return values
+
+
+def summary(found: VerifyReport) -> list[dict[str, Any]]:
+    """A verify report without the paths of its images: per engine and set of images."""
+    keep = ("engine", "version", "source", "images", "score_relative", "map_absolute")
+    return [
+        {**{k: c[k] for k in keep}, "flips": len(c["flips"]), "passed": c["passed"]}
+        for c in found.to_json()["comparisons"]
+    ]
 
 
 def subject(run: Run) -> dict[str, str]:
