@@ -86,7 +86,7 @@ class Calibration:
         """The same with its band and the display range, as a bundle's manifest holds it."""
         chosen = self.threshold(false_alarm_rate, confidence)
         return Decision(
-            threshold=chosen.value,
+            threshold=chosen.above(),
             false_alarm_rate=false_alarm_rate,
             band_low=chosen.band_low,
             band_high=chosen.band_high,

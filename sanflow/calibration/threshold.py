@@ -54,6 +54,14 @@ class Threshold:
     band_mirrored: bool
     """True where no order statistic bounds the band above, and its lower half is mirrored."""
 
+    def above(self, score_relative: float = 1e-4) -> float:
+        """The value raised by the parity tolerance, as a bundle decides with it.
+
+        At a calibration part's own score the last bit of an engine's arithmetic would decide that
+        part; a threshold just above only lowers the false-alarm rate.
+        """
+        return self.value + score_relative * abs(self.value)
+
     def text(self) -> str:
         """The guarantee in words, for people."""
         return (

@@ -85,6 +85,7 @@ def threshold(
     tolerance = opened.manifest.tolerances.score_relative
     if rate is not None:
         chosen = conformal_threshold(scores, rate, confidence=confidence, score_relative=tolerance)
+        chosen = replace(chosen, value=chosen.above(tolerance))
     else:
         at = decision.threshold if value is None else value
         chosen = threshold_at(scores, at, score_relative=tolerance)
