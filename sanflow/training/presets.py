@@ -50,7 +50,6 @@ def _edge() -> RunConfig:
             extractor="resnet18",
             taps=(8, 16),
             pools=(1,),
-            pool_weight=3.0,
             feature_scale="standard",
             position_dim=64,
             head_width=8,
