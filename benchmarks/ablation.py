@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "192 px": {"model.height": 192, "model.width": 192},
 }
 SCORES: dict[str, dict[str, Any]] = {
-    "pooled level counts once": {"pool_weight": 1.0},
+    "pooled level counts three times": {"pool_weight": 3.0},
     "pooled level counts five times": {"pool_weight": 5.0},
     "log-likelihoods summed": {"fusion": "log_likelihood"},
 }
