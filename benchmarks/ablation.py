@@ -38,11 +38,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "taps 4, 8, 16": {"model.taps": [4, 8, 16]},
     "features as they are": {"model.feature_scale": "none", "optim.feature_noise": 0.0},
     "192 px": {"model.height": 192, "model.width": 192},
+    "maps smoothed over 3x3": {"model.smooth": 3},
+    "4x4 cells too": {"model.pools": [4, 1]},
+    "16x16 joined cells too": {"model.pools": [16, 1]},
+    "every position drawn": {"optim.positions": 1.0},
+    "three times the learning rate": {"optim.learning_rate": 3e-3},
+    "four updates per batch": {"optim.updates": 4},
 }
 SCORES: dict[str, dict[str, Any]] = {
     "pooled level counts three times": {"pool_weight": 3.0},
     "pooled level counts five times": {"pool_weight": 5.0},
     "log-likelihoods summed": {"fusion": "log_likelihood"},
+    "mean of the top 1 %": {"image_score": "top"},
 }
 """Other scores of the run `edge`, which need no training."""
 

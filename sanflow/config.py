@@ -41,6 +41,9 @@ class OptimConfig:
     warmup_meta_epochs: int = 2
     positions: float = 1.0
     """Share of feature positions drawn at random in each step; 1 takes all."""
+    updates: int = 1
+    """Steps per batch, each with its own positions and noise. The first trains flows and head, the
+    others the flows alone: the extractor and the head, which cost most, run once."""
     feature_noise: float = 0.0
     """Deviation of the Gaussian noise added to the features: regularises; for scaled features."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -49,8 +52,10 @@ class OptimConfig:
     """Threads that prepare batches ahead; 0 prepares in the training thread. Changes no bit."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.sub_epochs < 1 or self.warmup_meta_epochs < 0:
-            raise ValueError("epochs and sub_epochs must be positive, warm-up not negative")
+        if min(self.epochs, self.sub_epochs, self.updates) < 1 or self.warmup_meta_epochs < 0:
+            raise ValueError(
+                "epochs, sub_epochs and updates must be positive, warm-up not negative"
+            )
         if self.learning_rate <= 0 or not 0 < self.positions <= 1:
             raise ValueError("learning_rate must be positive, positions in (0, 1]")
         if self.feature_noise < 0:

@@ -43,6 +43,27 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What the parts that see the image make of a batch, before any flow."""
+
+    features: list[Tensor]
+    """Each level's scaled map (B, C_k, H_k, W_k)."""
+    gamma: Tensor | None
+    """log alpha and log beta (B, 2, H_1, W_1); None where the variance is a constant."""
+    centre: Tensor | None
+    """The mean head's map (B, 1, H_1, W_1); None where the mean is fixed."""
+
+    def detached(self) -> Observed:
+        """The same values without their history: further steps then train the flows alone."""
+        gamma, centre = self.gamma, self.centre
+        return Observed(
+            [v.detach() for v in self.features],
+            None if gamma is None else gamma.detach(),
+            None if centre is None else centre.detach(),
+        )
+
+
+@dataclass(frozen=True)
 class LevelTerms:
     """One level of a training batch: its latents and which positions are synthetic anomalies."""
 
@@ -114,7 +135,7 @@ class SANFlow(nn.Module):
         return [
             log_density(latent.square, self.spread(latent, self.config.variance_rule))
             + latent.log_det
-            for latent in self.latents(images, everywhere)
+            for latent in self.latents(self.observe(images), everywhere)
         ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,13 +145,13 @@ class SANFlow(nn.Module):
 
     def training_terms(
         self,
-        images: Tensor,
+        observed: Observed,
         masks: Tensor,
         positions: float = 1.0,
         generator: torch.Generator | None = None,
         noise: float = 0.0,
     ) -> list[LevelTerms]:
-        """What the loss needs of uint8 images (B, H, W, 3) and their anomaly masks (B, H, W).
+        """What the loss needs of an observed batch and its anomaly masks (B, H, W).
 
         A share `positions` of each tapped level is drawn with `generator` (a CPU one): the same
         positions for all images of the batch. `noise` is the deviation of what is added to the
@@ -143,7 +164,7 @@ class SANFlow(nn.Module):
                 return v
             return v + noise * torch.randn(v.shape, generator=generator, dtype=v.dtype).to(v.device)
 
-        latents = self.latents(images, indices, blur)
+        latents = self.latents(observed, indices, blur)
         finest = masks[:, None, :: self.config.taps[0], :: self.config.taps[0]].bool()
         # A pooled cell is abnormal when anything in it is, whatever nearest sampling would see.
         whole = masks[:, None].to(self.pixel_mean.dtype)
@@ -158,22 +179,27 @@ class SANFlow(nn.Module):
         ]
         return sampled + pooled
 
-    def latents(
-        self,
-        images: Tensor,
-        indices: Sequence[Tensor | None],
-        change: Callable[[Tensor], Tensor] = lambda v: v,
-    ) -> list[Latent]:
-        """Latents of uint8 images per level, at all positions or at the flat positions given.
-
-        `change` is applied to the features before their flow.
-        """
+    def observe(self, images: Tensor) -> Observed:
+        """Features and statistics of uint8 images (B, H, W, 3)."""
         x = self.normalise(images)
         gamma = None if self.head is None else clip(self.head(x).to(x.dtype))
         centre = None if self.mean_head is None else self.mean_head(x).to(x.dtype)
+        return Observed(self.features(x), gamma, centre)
+
+    def latents(
+        self,
+        observed: Observed,
+        indices: Sequence[Tensor | None],
+        change: Callable[[Tensor], Tensor] = lambda v: v,
+    ) -> list[Latent]:
+        """Latents of a batch per level, at all positions or at the flat positions given.
+
+        `change` is applied to the features before their flow.
+        """
+        gamma, centre = observed.gamma, observed.centre
         latents = []
         for k, (flow, v, index) in enumerate(
-            zip(self.flows, self.features(x), indices, strict=True)
+            zip(self.flows, observed.features, indices, strict=True)
         ):
             z, log_det = flow(change(v if index is None else take(v, index)), index)
             if centre is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import SanflowError
@@ -78,24 +79,37 @@ class Loop:
     ) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        optim, generator = self.config.optim, self._generator(epoch, step)
+        covered = torch.from_numpy(masks).to(self.device, non_blocking=True)
         with autocast(self.precision, self.device):
-            total, values = loss(
-                self.model,
-                torch.from_numpy(images).to(self.device, non_blocking=True),
-                torch.from_numpy(masks).to(self.device, non_blocking=True),
-                self.config.loss,
-                self.config.optim.positions,
-                self._generator(epoch, step),
-                self.config.optim.feature_noise,
-            )
-        if not math.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']}", epoch, step, rate)
+            pixels = torch.from_numpy(images).to(self.device, non_blocking=True)
+            observed = self.model.observe(pixels)
+        sums: dict[str, float] = {}
+        for _ in range(optim.updates):
+            with autocast(self.precision, self.device):
+                total, values = loss(
+                    self.model,
+                    observed,
+                    covered,
+                    self.config.loss,
+                    optim.positions,
+                    generator,
+                    optim.feature_noise,
+                )
+            if not math.isfinite(values["loss"]):
+                raise self._diverged(f"the loss is {values['loss']}", epoch, step, rate)
+            self._descend(total)
+            observed = observed.detached()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / optim.updates
+        return sums
+
+    def _descend(self, total: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(total))
         self.group.average_gradients(self.parameters)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return values
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
         """Randomness of one step of one process, from (seed, epoch, step, rank) alone."""

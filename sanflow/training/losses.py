@@ -22,7 +22,7 @@ from ..model.likelihood import (
     log_density,
     normal_logit,
 )
-from ..model.sanflow import Latent, LevelTerms, SANFlow
+from ..model.sanflow import Latent, LevelTerms, Observed, SANFlow
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class Parts:
 
 def loss(
     model: SANFlow,
-    images: Tensor,
+    observed: Observed,
     masks: Tensor,
     config: LossConfig,
     positions: float = 1.0,
     generator: torch.Generator | None = None,
     noise: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of uint8 images (B, H, W, 3) with anomaly masks (B, H, W), to be minimised.
+    """Loss of an observed batch with anomaly masks (B, H, W), to be minimised.
 
     The values beside it are `loss` and, summed over levels, the means of `nll`, `bce` and `kl`.
     """
     totals: list[Tensor] = []
     means: list[Tensor] = []
-    for terms in model.training_terms(images, masks, positions, generator, noise):
+    for terms in model.training_terms(observed, masks, positions, generator, noise):
         parts = level_parts(model, terms, config)
         if terms.good_only:
             good = ~terms.abnormal

@@ -51,6 +51,19 @@ def test_flows_and_head_learn_and_the_extractor_does_not(config: RunConfig) -> N
     assert {k.split(".")[0] for k in changed} == {"flows", "head"}
 
 
+def test_further_updates_of_a_batch_train_the_flows_alone(config: RunConfig) -> None:
+    once, thrice = (
+        a_loop(replace(config, optim=replace(config.optim, updates=updates))) for updates in (1, 3)
+    )
+    for loop in (once, thrice):
+        loop.epoch(0, batches(count=1), ignore)
+    before, after = bits(once), bits(thrice)
+    same = {k for k in before if before[k] == after[k]}
+    assert same
+    assert {k.split(".")[0] for k in same} == {"head"}
+    assert {k.split(".")[0] for k in before.keys() - same} == {"flows"}
+
+
 def test_the_loss_falls(config: RunConfig) -> None:
     config = replace(config, optim=replace(config.optim, epochs=12, learning_rate=2e-3))
     loop = a_loop(config)
