@@ -4,6 +4,7 @@
     BUNDLE/model.onnx               target onnx;  model.xml and model.bin for target openvino
     BUNDLE/golden/000.png ...       model input pixels, 8-bit RGB
     BUNDLE/golden/maps.npy          PyTorch's anomaly maps of them, float32 (N, H, W)
+    BUNDLE/report.html              how it was made and measured, for people
 
 `manifest` is what it says, `contents` and `onnx_wire` what its files may hold, `folder` opens one,
 `write` writes one. Only NumPy and OpenCV are needed, and opening executes nothing.

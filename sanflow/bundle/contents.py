@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import struct
 
-from .manifest import MAPS, Manifest
+from .manifest import MAPS, REPORT, Manifest
 from .onnx_wire import problem as onnx_problem
+
+PAGE_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
+img-src data:; form-action 'none'; base-uri 'none'">
+"""
+"""How the report begins: a browser that reads this runs no script and fetches nothing."""
 
 
 def problem(name: str, data: bytes, manifest: Manifest) -> str | None:
@@ -23,6 +32,16 @@ def problem(name: str, data: bytes, manifest: Manifest) -> str | None:
         return _png_problem(data, height, width)
     if name == MAPS:
         return _maps_problem(data, (len(manifest.golden), height, width))
+    if name == REPORT:
+        return _page_problem(data)
+    return None
+
+
+def _page_problem(data: bytes) -> str | None:
+    if not data.startswith(PAGE_HEAD.encode()):
+        return "it does not begin as a report does, with the policy that keeps scripts from running"
+    if data.lower().count(b"http-equiv") != 1:
+        return "it has directives to the browser beside that policy"
     return None
 
 

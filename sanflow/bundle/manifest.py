@@ -29,12 +29,17 @@ GRAPHS: dict[Target, tuple[str, ...]] = {
 }
 """The graph's files per target; the first is the one an engine is pointed at."""
 MAPS = "golden/maps.npy"
+REPORT = "report.html"
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+LOWER: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+"""The precisions, each one lower than those before it."""
 MIN_GOLDENS, MAX_GOLDENS = 8, 256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _VERSION = re.compile(r"\d+(\.\d+)*[A-Za-z0-9.+-]*")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_REGION = re.compile(r"[a-z0-9]+(\.[a-z]+)?")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
@@ -174,7 +179,12 @@ class Manifest:
     created: str
     """UTC, ISO 8601, to the second: 2026-01-31T12:00:00Z."""
     target: Target
-    precision: Literal["fp32"]
+    precision: Precision
+    """The lowest of any region."""
+    regions: dict[str, Precision]
+    """The precision of each region of the graph."""
+    activation: Literal["int8", "uint8"] | None
+    """How int8 regions store activations; None where there is no such region."""
     model: ModelInfo
     data: DataInfo
     input: Tensor
@@ -197,6 +207,12 @@ class Manifest:
         _require(
             bool(_VERSION.fullmatch(self.sanflow)), f"sanflow {self.sanflow!r} is not a version"
         )
+        _check_precision(self)
+
+    @property
+    def arithmetic(self) -> Literal["f32", "bf16"]:
+        """What the engine computes in where the graph says float32."""
+        return "bf16" if "bf16" in self.regions.values() else "f32"
 
 
 def parse(data: bytes) -> Manifest:
@@ -264,6 +280,27 @@ def golden_name(index: int) -> str:
     return f"golden/{index:03d}.png"
 
 
+def _check_precision(manifest: Manifest) -> None:
+    """Regions, the lowest of them, and what belongs to int8 and bf16 must agree."""
+    used = set(manifest.regions.values())
+    for region in manifest.regions:
+        _require(bool(_REGION.fullmatch(region)), f"regions: {region!r} is not a region's name")
+    _require(bool(used), "regions must name the graph's regions")
+    lowest = max(used, key=LOWER.index)
+    _require(
+        manifest.precision == lowest,
+        f"precision {manifest.precision!r} is not the lowest of the regions, {lowest!r}",
+    )
+    _require(
+        "bf16" not in used or manifest.target == "openvino",
+        f"bf16 regions need the target openvino, not {manifest.target!r}",
+    )
+    _require(
+        (manifest.activation is not None) == ("int8" in used),
+        f"activation {manifest.activation!r} does not fit regions in {', '.join(sorted(used))}",
+    )
+
+
 def _check_shapes(manifest: Manifest) -> None:
     height, width = manifest.pixels.height, manifest.pixels.width
     if height < 1 or width < 1:
@@ -294,7 +331,8 @@ def _check_shapes(manifest: Manifest) -> None:
 
 def _check_files(manifest: Manifest) -> None:
     """Exactly the files of this target, under plain relative names: nothing points outside."""
-    expected = {*GRAPHS[manifest.target], *(entry.image for entry in manifest.golden), MAPS}
+    expected = {*GRAPHS[manifest.target], *(entry.image for entry in manifest.golden)}
+    expected |= {MAPS, REPORT}
     folded: dict[str, str] = {}
     for name in manifest.files:
         where = f"manifest.files: {name!r}"
@@ -319,7 +357,7 @@ def _check_files(manifest: Manifest) -> None:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     value: dict[str, Any] = schema.dump(manifest)
     # Tables have no declared order, so theirs is by key; fields keep the declared one.
-    for table in ("references", "files"):
+    for table in ("regions", "references", "files"):
         value[table] = dict(sorted(value[table].items()))
     return value
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import schema
 from ..errors import BundleError
 from .folder import MANIFEST, Bundle
-from .manifest import GRAPHS, Decision, FileEntry, Manifest, digest, parse, serialise
+from .manifest import GRAPHS, REPORT, Decision, FileEntry, Manifest, digest, parse, serialise
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def check_replaceable(target: Path, force: bool) -> None:
 
 def _looks_like_bundle(folder: Path) -> bool:
     """A bundle, damaged perhaps: our kind of manifest, and nothing that a bundle does not have."""
-    known = {MANIFEST, "golden", *(name for names in GRAPHS.values() for name in names)}
+    known = {MANIFEST, REPORT, "golden", *(name for names in GRAPHS.values() for name in names)}
     manifest = folder / MANIFEST
     if not {entry.name for entry in folder.iterdir()} <= known or not manifest.is_file():
         return False

@@ -12,11 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from .. import __version__
 from ..bundle import Bundle, Decision, staged_bundle
 from ..bundle import manifest as m
+from ..bundle.contents import PAGE_HEAD
 from ..bundle.write import check_replaceable
 from ..calibration.calibrate import CalibratedImage, Calibration, load_calibration
 from ..errors import CalibrationError, DataError, InputError, ParityError
@@ -28,6 +30,7 @@ from ..runtime.parity import verify
 from ..runtime.registry import available_engines
 from .goldens import Goldens, make_goldens
 from .graph import to_onnx
+from .plan import regions_of
 from .reference import torch_reference
 
 TOLERANCES = m.Tolerances(score_relative=1e-4, map_absolute=1e-3)
@@ -75,12 +78,14 @@ def export_run(
     inputs = _inputs(run, chosen, paths)
     judged = _judge(model, chosen, inputs, lambda done: report(done, total))
     goldens = make_goldens(inputs, run.config.synth, torch_reference(model))
-    graph = _graph_files(model, target, batch)
+    graph = to_onnx(model, batch)
+    regions = regions_of(graph)
     done = len(chosen) + GRAPH_STEPS
     report(done, total)
 
-    draft = _manifest(run, model, calibration, decision, goldens, judged, target, batch)
-    contents = {**graph, **goldens.contents()}
+    draft = _manifest(run, model, calibration, decision, goldens, judged, target, batch, regions)
+    page = (PAGE_HEAD + "</head></html>\n").encode()
+    contents = {**_graph_files(graph, target), **goldens.contents(), m.REPORT: page}
     with staged_bundle(out, draft, contents, force=force) as staged:
         found = verify(
             staged,
@@ -155,8 +160,7 @@ def _judge(
     return judged
 
 
-def _graph_files(model: SANFlow, target: m.Target, batch: int) -> dict[str, bytes]:
-    graph = to_onnx(model, batch)
+def _graph_files(graph: onnx.ModelProto, target: m.Target) -> dict[str, bytes]:
     if target == "onnx":
         return {"model.onnx": graph.SerializeToString(deterministic=True)}
     from .openvino import to_ir  # OpenVINO is needed for its own target only
@@ -174,6 +178,7 @@ def _manifest(
     judged: Judged,
     target: m.Target,
     batch: int,
+    regions: tuple[str, ...],
 ) -> m.Manifest:
     config, record = run.config.model, run.record
     height, width = config.height, config.width
@@ -183,6 +188,8 @@ def _manifest(
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         target=target,
         precision="fp32",
+        regions=dict.fromkeys(regions, "fp32"),
+        activation=None,
         model=m.ModelInfo(
             method="sanflow",
             extractor=config.extractor,

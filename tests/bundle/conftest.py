@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from sanflow import imaging
 from sanflow.bundle import Bundle, manifest, write_bundle
+from sanflow.bundle.contents import PAGE_HEAD
 
 SIDE, COUNT = 2, 8
 HASH = "0123456789abcdef" * 4
@@ -44,6 +45,8 @@ def draft() -> manifest.Manifest:
         created="2026-01-31T12:00:00Z",
         target="onnx",
         precision="fp32",
+        regions={"extractor": "fp32", "likelihood": "fp32"},
+        activation=None,
         model=m.ModelInfo(
             method="sanflow",
             extractor="resnet18",
@@ -82,7 +85,9 @@ def contents() -> dict[str, bytes]:
     maps = io.BytesIO()
     np.save(maps, np.arange(COUNT * SIDE * SIDE, dtype=np.float32).reshape(COUNT, SIDE, SIDE))
     files = {manifest.golden_name(i): imaging.encode_png(image) for i, image in enumerate(pixels)}
-    return {"model.onnx": small_onnx().SerializeToString(), **files, manifest.MAPS: maps.getvalue()}
+    page = (PAGE_HEAD + "<title>report</title></head></html>\n").encode()
+    graph = small_onnx().SerializeToString()
+    return {"model.onnx": graph, **files, manifest.MAPS: maps.getvalue(), manifest.REPORT: page}
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 def structural(value: Table) -> Iterator[tuple[Table, str]]:
     """Mutations of the form alone: every field missing, every table extended, every type wrong."""
-    free = {("references",), ("files",)}  # their keys are data, not fields
+    free = {("regions",), ("references",), ("files",)}  # their keys are data, not fields
     for path in [(), *(p for p, v in walk(value) if isinstance(v, dict))]:
         if path not in free:
             mutant = copy.deepcopy(value)
@@ -100,7 +100,18 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("schema", "sanflow.bundle/2"), "'sanflow.bundle/2' is not 'sanflow.bundle/1'"),
     (put("target", "tensorrt"), "'tensorrt' is not one of"),
     (put("target", "openvino"), "'model.onnx' does not belong to an openvino bundle"),
-    (put("precision", "int8"), "'int8' is not one of"),
+    (put("precision", "fp8"), "'fp8' is not one of"),
+    (put("precision", "int8"), "'int8' is not the lowest of the regions, 'fp32'"),
+    (put("precision", "fp16"), "'fp16' is not the lowest of the regions, 'fp32'"),
+    (put("regions", {}), "must name the graph's regions"),
+    (put("regions/head", "fp16"), "'fp32' is not the lowest of the regions, 'fp16'"),
+    (put("regions/head", "int4"), "'int4' is not one of"),
+    (put("regions/Head", "fp32"), "'Head' is not a region's name"),
+    (put("regions/level1.first.x", "fp32"), "is not a region's name"),
+    (lambda v: v.update(precision="bf16", regions={"head": "bf16"}), "need the target openvino"),
+    (lambda v: v.update(precision="int8", regions={"head": "int8"}), "activation None does not"),
+    (put("activation", "int8"), "activation 'int8' does not fit regions in fp32"),
+    (put("activation", "int4"), "'int4' is not one of"),
     (put("created", "yesterday"), "not a time"),
     (put("sanflow", ""), "not a version"),
     (put("model/checkpoint_sha256", "abc"), "not a lowercase sha256"),
@@ -162,6 +173,8 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("files/model.onnx/bytes", -1), "must be at least 1"),
     (lambda v: v["files"].pop("model.onnx"), "'model.onnx' is missing"),
     (lambda v: v["files"].pop("golden/003.png"), "'golden/003.png' is missing"),
+    (lambda v: v["files"].pop("report.html"), "'report.html' is missing"),
+    (add_file("Report.html"), "differs from 'report.html' only by case"),
     (add_file("/etc/passwd"), "'/etc/passwd' is an absolute path"),
     (add_file("C:/windows"), "is an absolute path"),
     (add_file("\\\\host\\share"), "is an absolute path"),

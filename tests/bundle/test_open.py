@@ -16,6 +16,7 @@ import pytest
 
 from sanflow import imaging
 from sanflow.bundle import Bundle, manifest, write_bundle
+from sanflow.bundle.contents import PAGE_HEAD
 from sanflow.errors import BundleError
 
 
@@ -196,6 +197,8 @@ MAPS = np.zeros((8, 2, 2), np.float32)
         ("golden/000.png", imaging.encode_png(np.zeros((2, 2), np.uint8)), "colour type 0"),
         ("golden/000.png", b"GIF89a" + bytes(40), "it is not a PNG image"),
         ("golden/000.png", b"\x89PNG", "it is not a PNG image"),
+        ("report.html", b"<html><script>alert(1)</script></html>", "the policy that keeps scripts"),
+        ("report.html", PAGE_HEAD.encode() + b'<META HTTP-EQUIV="refresh">', "beside that policy"),
         ("golden/maps.npy", array(MAPS[:7]), r"expected .*'shape': \(8, 2, 2\)"),
         ("golden/maps.npy", array(MAPS.astype(np.float64)), "its header is .*f8"),
         ("golden/maps.npy", array(MAPS.astype(">f4")), "its header is .*>f4"),

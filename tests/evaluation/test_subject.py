@@ -79,6 +79,8 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
         created="2026-01-31T12:00:00Z",
         target="onnx",
         precision="fp32",
+        regions={"likelihood": "fp32"},
+        activation=None,
         model=m.ModelInfo(
             "sanflow",
             "resnet18",

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sanflow import imaging
 from sanflow.bundle import Bundle, manifest, write_bundle
+from sanflow.bundle.contents import PAGE_HEAD
 from sanflow.imaging import PixelPath, Roi
 
 HEIGHT, WIDTH, COUNT = 24, 20, 8
@@ -133,6 +134,7 @@ def make_bundle(
         np.save(array, maps)
         contents = {m.golden_name(i): imaging.encode_png(image) for i, image in enumerate(inputs)}
         contents[m.MAPS] = array.getvalue()
+        contents[m.REPORT] = PAGE_HEAD.encode()
         if target == "onnx":
             contents["model.onnx"] = model.SerializeToString()
         else:
@@ -144,6 +146,8 @@ def make_bundle(
             "created": "2026-01-31T12:00:00Z",
             "target": target,
             "precision": "fp32",
+            "regions": {"likelihood": "fp32"},
+            "activation": None,
             "model": m.ModelInfo(
                 method="sanflow",
                 extractor="resnet18",

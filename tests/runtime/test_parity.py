@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from sanflow import imaging
 from sanflow.bundle import Bundle, Decision, manifest, with_decision, write_bundle
+from sanflow.bundle.contents import PAGE_HEAD
 from sanflow.errors import EngineError, InputError
 from sanflow.imaging import PixelPath, Roi, pixel_sha256
 from sanflow.runtime import open_engine, parity
@@ -81,6 +82,8 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         created="2026-01-31T12:00:00Z",
         target="onnx",
         precision="fp32",
+        regions={"likelihood": "fp32"},
+        activation=None,
         model=m.ModelInfo(
             method="sanflow",
             extractor="resnet18",
@@ -110,9 +113,8 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         digest="",
     )
     contents = {m.golden_name(i): imaging.encode_png(golden) for i, golden in enumerate(goldens)}
-    return write_bundle(
-        path, draft, {**contents, m.MAPS: maps.getvalue(), "model.onnx": graph(gain)}
-    )
+    contents |= {m.MAPS: maps.getvalue(), m.REPORT: PAGE_HEAD.encode(), "model.onnx": graph(gain)}
+    return write_bundle(path, draft, contents)
 
 
 @pytest.fixture
