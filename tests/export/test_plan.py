@@ -86,9 +86,9 @@ def test_what_must_stay_fp32_cannot_be_planned_otherwise(region: str, precision:
 
 def test_a_region_that_is_not_there_is_named() -> None:
     plan = Plan.uniform(GRAPH, "fp32")
-    with pytest.raises(InputError, match="no region 'level9.first' in this plan, only input, "):
+    with pytest.raises(InputError, match=r"no region 'level9.first' in this plan, only input, "):
         plan.of("level9.first")
-    with pytest.raises(InputError, match="no region 'level9.first'"):
+    with pytest.raises(InputError, match=r"no region 'level9.first'"):
         plan.changed({"level9.first": "fp16"})
 
 
