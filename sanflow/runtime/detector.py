@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..bundle import Bundle, Decision
 from ..errors import EngineError, ImageError, InputError
+from .ahead import ahead
 from .engine import Engine, Output
 from .registry import open_engine
 
@@ -99,8 +100,15 @@ class Detector:
                     f"given {pixels.dtype} {pixels.shape}, expected uint8 {wanted}: prepare() "
                     "brings an image to size"
                 )
-        for start in range(0, len(inputs), self.engine.batch):
-            yield from self._judge_batch(inputs[start : start + self.engine.batch])
+        size, together = self.engine.batch, self.engine.in_flight
+        lots = (inputs[start : start + size] for start in range(0, len(inputs), size))
+        judged = (
+            ahead(self._judge_batch, lots, together, together)
+            if together > 1
+            else map(self._judge_batch, lots)
+        )
+        for results in judged:
+            yield from results
 
     def close(self) -> None:
         """Close the engine, if this detector opened it."""

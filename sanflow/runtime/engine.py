@@ -39,7 +39,7 @@ class Output:
 
 
 class Engine(ABC):
-    """An opened graph. Use it from one thread at a time, and close it or use `with`."""
+    """An opened graph. Close it or use `with`; `infer` may be called from `in_flight` threads."""
 
     name: ClassVar[str]
 
@@ -49,6 +49,7 @@ class Engine(ABC):
         threads: int,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
+        in_flight: int = 1,
     ) -> None:
         if len(inputs) != 1 or {spec.name for spec in outputs} != {"score", "map"}:
             raise EngineError(
@@ -58,6 +59,7 @@ class Engine(ABC):
             )
         self.version = version
         self.threads = threads
+        self.in_flight = in_flight
         self.inputs = inputs
         self.outputs = outputs
         self._open = True

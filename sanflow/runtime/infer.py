@@ -10,13 +10,11 @@ import itertools
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..bundle import Bundle
 from ..errors import ImageError, InputError, ParityError
+from .ahead import ahead
 from .detector import Detector, Result, load, no_decision
 from .engine import Engine
 from .parity import replay_goldens
@@ -36,9 +35,6 @@ READERS = 2
 """Threads that decode; one engine rarely keeps up with more."""
 OVERLAY_SIDE = 1024
 """Longest side of a heat map in pixels; smaller images keep their size."""
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 def infer(
@@ -116,9 +112,9 @@ class _Job:
 
     def records(self, images: Iterable[Path]) -> Iterator[Record]:
         """One record per image, in order; the engine sees full batches except the last."""
-        batch = self.detector.engine.batch
-        reads = _ahead(self._read, images, READERS, READERS + 2 * batch)
-        while lot := list(itertools.islice(reads, batch)):
+        size = self.detector.engine.batch * self.detector.engine.in_flight
+        reads = ahead(self._read, images, READERS, READERS + 2 * size)
+        while lot := list(itertools.islice(reads, size)):
             yield from self._judge(lot)
 
     def _read(self, path: Path) -> _Read:
@@ -189,21 +185,6 @@ def _picture(image: NDArray[np.uint8], path: imaging.PixelPath) -> NDArray[np.ui
     scale = min(1.0, OVERLAY_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return imaging.PixelPath(*size, roi=path.roi)(image)
-
-
-def _ahead(work: Callable[[T], U], items: Iterable[T], workers: int, depth: int) -> Iterator[U]:
-    """`map` in order, with at most `depth` results begun and not yet taken."""
-    pending: deque[Future[U]] = deque()
-    with ThreadPoolExecutor(workers, "sanflow-read") as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) >= depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _not_empty(images: Iterator[Path], source: str | os.PathLike[str]) -> Iterator[Path]:

@@ -2,8 +2,9 @@
 
 Settings, and why:
 - all graph optimisations: they run once, at opening, on a graph of fixed shapes;
-- no spinning: by default every thread burns a core between two parallel sections and after the
-  last one, which starves whatever else the inspection PC does (decoding, the PLC link);
+- no spinning, unless asked for: by default every thread burns a core between two parallel sections
+  and after the last one, which starves whatever else the inspection PC does (decoding, the PLC
+  link);
 - deterministic kernels, one operator at a time: the same bits on every call.
 """
 
@@ -27,14 +28,24 @@ class OrtEngine(Engine):
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, threads: int) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        threads: int,
+        *,
+        in_flight: int = 1,
+        spinning: bool = False,
+        parallel: bool = False,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads // in_flight
+        options.inter_op_num_threads = 2 if parallel else 1
+        if parallel:
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
         options.use_deterministic_compute = True
         options.log_severity_level = _ERRORS_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self._session: Any = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )
@@ -43,6 +54,7 @@ class OrtEngine(Engine):
             threads,
             tuple(map(_spec, self._session.get_inputs())),
             tuple(map(_spec, self._session.get_outputs())),
+            in_flight,
         )
 
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -3,13 +3,14 @@
 Settings, and why:
 - precision f32: without the hint OpenVINO computes in bfloat16 wherever the processor can, so the
   same bundle would give other scores on other machines;
-- latency mode, one stream: one part at a time, all threads on it;
-- no pinning: two processes that pin their threads pin them to the same cores;
+- latency mode, one stream per inference in flight, by default one with all threads on it;
+- no pinning, unless asked for: two processes that pin their threads pin them to the same cores;
 - no model cache: nothing is written to disk.
 """
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from .engine import Engine, TensorSpec
+from .setting import Cores
 
+_CORES = {"performance": "PCORE_ONLY", "efficient": "ECORE_ONLY"}
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
@@ -27,31 +30,54 @@ class OvEngine(Engine):
 
     name = "openvino"
 
-    def __init__(self, graph: bytes, weights: bytes | None, threads: int) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        weights: bytes | None,
+        threads: int,
+        *,
+        in_flight: int = 1,
+        pinned: bool = False,
+        hyper_threading: bool | None = None,
+        cores: Cores = "auto",
+    ) -> None:
         core = openvino.Core()
         model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": in_flight,
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_PINNING": pinned,
         }
-        self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
+        # Given only when asked for: without them the engine chooses by the processor's kind.
+        if hyper_threading is not None:
+            settings["ENABLE_HYPER_THREADING"] = hyper_threading
+        if cores != "auto":
+            settings["SCHEDULING_CORE_TYPE"] = _CORES[cores]
+        compiled = core.compile_model(model, "CPU", settings)
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(in_flight):
+            self._requests.put(compiled.create_infer_request())
         super().__init__(
             openvino.__version__.split("-")[0],
             threads,
             tuple(map(_spec, model.inputs)),
             tuple(map(_spec, model.outputs)),
+            in_flight,
         )
 
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        found = self._request.infer({self.inputs[0].name: images}, share_inputs=True)
-        # The request's arrays are its own buffers: the next call writes into them.
-        return {spec.name: np.array(found[spec.name]) for spec in self.outputs}
+        request = self._requests.get()
+        try:
+            found = request.infer({self.inputs[0].name: images}, share_inputs=True)
+            # The request's arrays are its own buffers: the next call writes into them.
+            return {spec.name: np.array(found[spec.name]) for spec in self.outputs}
+        finally:
+            self._requests.put(request)
 
     def _release(self) -> None:
-        self._request = None
+        self._requests = SimpleQueue()
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -12,25 +12,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..bundle import Bundle
-from ..bundle.manifest import GRAPHS, Tensor
+from ..bundle.manifest import GRAPHS, Target, Tensor
 from ..errors import EngineError, InputError, SanflowError
 from .engine import Engine, TensorSpec, in_one_line
 from .machine import default_threads
+from .setting import Setting
+from .tuned import tuned_setting
 
 
-def _onnxruntime(files: Sequence[bytes], threads: int) -> Engine:
+def _onnxruntime(files: Sequence[bytes], setting: Setting) -> Engine:
     from .ort import OrtEngine
 
-    return OrtEngine(files[0], threads)
+    return OrtEngine(
+        files[0],
+        setting.threads,
+        in_flight=setting.in_flight,
+        spinning=setting.spinning,
+        parallel=setting.parallel,
+    )
 
 
-def _openvino(files: Sequence[bytes], threads: int) -> Engine:
+def _openvino(files: Sequence[bytes], setting: Setting) -> Engine:
     from .ov import OvEngine
 
-    return OvEngine(files[0], files[1] if len(files) > 1 else None, threads)
+    return OvEngine(
+        files[0],
+        files[1] if len(files) > 1 else None,
+        setting.threads,
+        in_flight=setting.in_flight,
+        pinned=setting.pinned,
+        hyper_threading=setting.hyper_threading,
+        cores=setting.cores,
+    )
 
 
-def _tensorrt(files: Sequence[bytes], threads: int) -> Engine:
+def _tensorrt(files: Sequence[bytes], setting: Setting) -> Engine:
     raise EngineError(f"tensorrt: {missing('tensorrt')}")
 
 
@@ -40,8 +56,8 @@ class EngineKind:
 
     targets: tuple[str, ...]
     """The bundle targets it reads."""
-    load: Callable[[Sequence[bytes], int], Engine]
-    """Bytes of the graph's files and the number of threads -> an open engine."""
+    load: Callable[[Sequence[bytes], Setting], Engine]
+    """Bytes of the graph's files and the setting -> an open engine."""
     planned: str = ""
     """Why this version cannot open it, whatever is installed."""
 
@@ -77,17 +93,35 @@ def install(extra: str) -> str:
     return f'pip install "sanflow[{extra}]"'
 
 
-def open_engine(bundle: Bundle, name: str | None = None, threads: int | None = None) -> Engine:
-    """Load the bundle's graph into an engine; without a name, the first one that reads it.
+def open_engine(
+    bundle: Bundle,
+    name: str | None = None,
+    threads: int | None = None,
+    *,
+    setting: Setting | None = None,
+) -> Engine:
+    """Load the bundle's graph into an engine, as tuned on this machine unless anything is given.
 
-    `threads` defaults to the physical cores this process may use. Raises InputError for an
-    unknown name, EngineError if the engine is missing, does not read this target, or refuses the
-    graph, BundleError if a file changed since the bundle was opened.
+    Without a name, and not tuned, it is the first engine that reads the bundle; `threads` defaults
+    to the physical cores this process may use; `setting` says everything. Raises InputError for
+    an unknown name, EngineError if the engine is missing, does not read this target, or refuses
+    the graph, BundleError if a file changed since the bundle was opened.
     """
-    target = bundle.manifest.target
-    chosen = _choose(target) if name is None else _known(name)
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}, expected at least 1")
+    if setting is None and name is None and threads is None:
+        setting = tuned_setting(bundle)
+    return _open(bundle, setting or default_setting(bundle.manifest.target, name, threads))
+
+
+def default_setting(target: Target, name: str | None = None, threads: int | None = None) -> Setting:
+    """What an untuned machine opens: the first engine that reads it, one inference at a time."""
+    chosen = _choose(target) if name is None else _known(name)
+    return Setting(chosen, threads or default_threads())
+
+
+def _open(bundle: Bundle, setting: Setting) -> Engine:
+    target, chosen = bundle.manifest.target, _known(setting.engine)
     if why := missing(chosen):
         raise EngineError(f"{chosen}: {why}")
     if target not in ENGINES[chosen].targets:
@@ -96,7 +130,7 @@ def open_engine(bundle: Bundle, name: str | None = None, threads: int | None = N
             f"{chosen}: does not read an {target} bundle; use {' or '.join(readers)}, or export "
             f"the run with --target {ENGINES[chosen].targets[0]}"
         )
-    engine = _load(chosen, bundle, threads or default_threads())
+    engine = _load(chosen, bundle, setting)
     try:
         _check_graph(engine, bundle)
     except EngineError:
@@ -105,10 +139,10 @@ def open_engine(bundle: Bundle, name: str | None = None, threads: int | None = N
     return engine
 
 
-def _load(name: str, bundle: Bundle, threads: int) -> Engine:
+def _load(name: str, bundle: Bundle, setting: Setting) -> Engine:
     files = [bundle.read(file) for file in GRAPHS[bundle.manifest.target]]
     try:
-        return ENGINES[name].load(files, threads)
+        return ENGINES[name].load(files, setting)
     except SanflowError:
         raise
     except ImportError as error:
@@ -139,7 +173,7 @@ def _spec(tensor: Tensor) -> TensorSpec:
     return TensorSpec(tensor.name, tensor.dtype, tensor.shape)
 
 
-def _choose(target: str) -> str:
+def _choose(target: Target) -> str:
     found = available_engines(target)
     if not found:
         # The target's own engine, for the command that installs it.

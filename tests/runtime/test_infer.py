@@ -24,7 +24,8 @@ from sanflow.bundle import Bundle
 from sanflow.errors import BundleError, EngineError, InputError, ParityError
 from sanflow.imaging import Roi
 from sanflow.runtime import Detector, Engine, open_engine
-from sanflow.runtime.infer import OVERLAY_SIDE, _ahead, infer
+from sanflow.runtime.ahead import ahead
+from sanflow.runtime.infer import OVERLAY_SIDE, infer
 from sanflow.runtime.records import Record
 
 from .conftest import HEIGHT, WIDTH, MakeBundle, noise
@@ -199,7 +200,7 @@ def test_an_interrupt_leaves_whole_lines_and_no_summary(
         infer(bundle, parts, out, threads=1, progress=stop)
     assert [line["image"] for line in lines(out)] == seen
     assert not (out / "summary.json").exists()
-    assert not [t for t in threading.enumerate() if t.name.startswith("sanflow-read")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("sanflow-ahead")]
 
 
 def test_an_engine_that_fails_once_does_not_end_the_run(
@@ -388,7 +389,7 @@ def test_reading_ahead_is_bounded_ordered_and_in_other_threads() -> None:
             yield item
 
     taken = []
-    for result in _ahead(work, items(), workers=2, depth=5):
+    for result in ahead(work, items(), workers=2, depth=5):
         taken.append(result)
         assert len(begun) - len(taken) < 5
     assert taken == [item * item for item in range(50)]

@@ -149,7 +149,7 @@ def test_a_file_that_changed_after_the_bundle_was_opened_is_not_loaded(bundle: B
 def test_a_broken_installation_is_told_apart_from_a_missing_one(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(files: Any, threads: int) -> Any:
+    def broken(files: Any, setting: Any) -> Any:
         raise ImportError("libfoo.so.1: cannot open shared object file")
 
     kind = registry.EngineKind(("onnx",), broken)

@@ -1,0 +1,141 @@
+"""The setting that `sanflow bench --tune` found for a bundle on this machine, and where it lies.
+
+It is a cache, private to its user and never part of the bundle: without it everything works, at the
+engine's defaults. A file that is not ours, is damaged, or was made on another machine or with other
+engines is ignored with a message.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from .. import schema
+from ..bundle import Bundle
+from ..errors import ConfigError
+from .machine import describe
+from .setting import Setting
+
+Goal = Literal["latency", "throughput"]
+SCHEMA: Final = "sanflow.tune/1"
+FILE = "tune.json"
+MAX_BYTES = 2**16
+AGAIN = "tune it again with: sanflow bench BUNDLE --tune"
+
+_PACKAGES = ("onnxruntime", "openvino")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a tuning is valid for."""
+
+    cpu: str
+    cpus: int
+    """Processors this process may use."""
+    cores: int | None
+    engines: dict[str, str]
+    """Versions of the installed engines."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The content of tune.json."""
+
+    schema: Literal["sanflow.tune/1"]
+    device: Device
+    goal: Goal
+    setting: Setting
+    ratio: float
+    """How many times as good as the default setting it was, by its goal."""
+
+
+def this_device() -> Device:
+    """The machine as a tuning names it."""
+    machine = describe()
+    return Device(machine.cpu, machine.cpus, machine.cores, _versions())
+
+
+def tuned_setting(bundle: Bundle) -> Setting | None:
+    """The stored setting if there is a usable one; one that is not is said and ignored."""
+    found, problem = read(bundle)
+    if problem:
+        _log.warning("%s: %s; %s", location(bundle), problem, AGAIN)
+    return None if found is None else found.setting
+
+
+def read(bundle: Bundle) -> tuple[Tuned | None, str]:
+    """The stored tuning, or None and why it is not used (empty if there is none)."""
+    path = location(bundle)
+    try:
+        data = _read(path)
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"ignored: {error.strerror or error}"
+    try:
+        found = schema.load(Tuned, json.loads(data), FILE)
+    except (ValueError, RecursionError, ConfigError) as error:
+        return None, f"ignored, not a tuning of this version: {error}"
+    if found.device != this_device():
+        return None, "ignored, tuned on another machine or with other engines"
+    return found, ""
+
+
+def write(bundle: Bundle, tuned: Tuned) -> Path:
+    """Store a tuning for this user in one atomic step; OSError if that cannot be done."""
+    path = location(bundle)
+    if not path.is_absolute():
+        raise OSError(0, "this user has no home folder; set XDG_CACHE_HOME")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{FILE}.{secrets.token_hex(4)}.tmp")
+    text = json.dumps(schema.dump(tuned), indent=1) + "\n"
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def location(bundle: Bundle) -> Path:
+    """Where this bundle's tuning lies: below `$XDG_CACHE_HOME`, or ~/.cache."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification has a relative path ignored.
+    base = given if given.is_absolute() else Path(os.path.expanduser("~/.cache"))
+    return base / "sanflow" / bundle.manifest.digest / FILE
+
+
+def _read(path: Path) -> bytes:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            raise OSError(0, "not a small regular file")
+        if hasattr(os, "getuid") and (
+            status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        ):
+            raise OSError(0, "others may write to it")
+        return file.read(MAX_BYTES)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
