@@ -1,7 +1,7 @@
 """The statistics head where it is sampled only: one window of the image for each position.
 
-A sampled value sees 11 x 11 pixels (five 3x3 layers), and samples lie 8 or more pixels apart: windows
-overlap less than the dense maps of the inner layers repeat work, 3.28 instead of 7.36 GMAC at
+A sampled value sees 11 x 11 pixels (five 3x3 layers), and samples lie 8 or more pixels apart:
+windows overlap less than the dense inner layers repeat work: 3.28 instead of 7.36 GMAC at
 stride 8 (methods 9.10). The windows of one row of samples lie side by side with their columns
 interleaved, so that each 3x3 layer stays an ordinary convolution, dilated along the width by the
 number of samples in a row: 11 -> 9 -> 7 -> 5 -> 3 -> 1. Long inner rows keep engines fast.
