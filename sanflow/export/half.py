@@ -1,23 +1,25 @@
-"""Half precision by region: planned regions compute in FP16, with Casts where they begin and end.
+"""Half precision by region: planned regions compute in FP16 or BF16, with Casts at their borders.
 
 Nodes are not judged one by one: a node computes in the precision of its region, a value keeps the
 type it was made with, and whoever needs the other type gets one Cast, shared by all that need it.
-So no value is cast there and back. Weights of half regions are stored as FP16; a weight that an
+So no value is cast there and back. Weights of half regions are stored as halves; a weight that an
 FP32 region reads as well is there twice. Image, score and map keep their types.
 
 What an FP16 product inside a flow reads is clipped to what FP16 holds: anomalies reach values there
-that would become infinite. Extractor and head see bounded pixels and need no clip.
+that would become infinite. Extractor and head see bounded pixels and need no clip, and BF16 has the
+range of FP32.
 
 A graph with Q/DQ nodes may be given. QuantizeLinear is a border itself, so it takes what it is
-given, and the scales on both sides of it stay equal: all are rounded to what FP16 can hold, and
-stored int8 weights follow their scale.
+given, and the scales on both sides of it stay equal: all are rounded to what the half type can
+hold, and stored int8 weights follow their scale.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -26,32 +28,59 @@ from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 from ..errors import InputError
 from . import opset
 from .fold import Value, constants_of, skeleton
-from .plan import Plan, region_of
+from .plan import Plan, region_of, regions_of
 
-_F16 = np.finfo(np.float16)
-HALF_MAX, HALF_NORMAL = float(_F16.max), float(_F16.smallest_normal)
-HALF_TINY = float(_F16.smallest_subnormal)
 CLIP = 6e4
-"""Bound of what enters an FP16 product of a flow; further below HALF_MAX than rounding goes."""
+"""Bound of what enters an FP16 product of a flow; further below FP16's largest than rounding."""
 
 _HALF, _FLOAT, _CLIPPED = ".half", ".float", ".clipped"
 """What the names of converted values end with."""
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One 16-bit float type."""
+
+    onnx: int
+    dtype: Any
+    largest: float
+    tiny: float
+    """What a scale must not be below: the smallest number above zero, or a normal one."""
+
+    def rounded(self, values: Value) -> Value:
+        """The nearest numbers of this type; what is beyond the largest becomes the largest."""
+        return np.asarray(np.clip(values, -self.largest, self.largest).astype(self.dtype))
+
+
+_KINDS = {
+    "fp16": _Kind(TensorProto.FLOAT16, np.float16, 65504.0, 2.0**-24),
+    "bf16": _Kind(TensorProto.BFLOAT16, ml_dtypes.bfloat16, (2 - 2.0**-7) * 2.0**127, 2.0**-126),
+}
+
+
 def to_half(
-    graph: onnx.ModelProto, plan: Plan, *, floats: Literal["fp32", "fp16"] = "fp32"
+    graph: onnx.ModelProto, plan: Plan, *, floats: Literal["fp32", "fp16", "bf16"] = "fp32"
 ) -> onnx.ModelProto:
-    """The graph with its fp16 regions in FP16; a plan without any gives the graph back as it is.
+    """The graph with its fp16 or bf16 regions in that type; without any it comes back as it is.
 
     `floats` is what int8 regions compute in around their int8 products: FP16 is what TensorRT is
-    fast in, FP32 what a CPU is. Raises InputError for a graph that has FP16 in it already.
+    fast in, FP32 what a CPU is. A graph with BF16 is for OpenVINO only. Raises InputError for two
+    half types in one plan, and for a graph that has halves already.
     """
-    wanted = {"fp16"} if floats == "fp32" else {"fp16", "int8"}
-    low = {region for region, precision in plan.regions.items() if precision in wanted}
-    if not low & {region_of(node.name) for node in graph.graph.node}:
+    chosen = {region: plan.of(region) for region in regions_of(graph)}
+    low: dict[str, str] = {region: p for region, p in chosen.items() if p in ("fp16", "bf16")}
+    if floats != "fp32":
+        low |= {region: floats for region, p in chosen.items() if p == "int8"}
+    if not low:
         return graph
-    return _Halving(graph, low).result()
+    kinds = set(low.values())
+    if len(kinds) > 1:
+        raise InputError(
+            "exported graph: fp16 regions and int8 regions around bf16, or the reverse; use one "
+            "half type in a graph"
+        )
+    return _Halving(graph, set(low), kinds.pop()).result()
 
 
 @dataclass(frozen=True)
@@ -69,24 +98,26 @@ class Rounding:
 
 
 def rounding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[Rounding, ...]:
-    """What `to_half` did to the weights, by region in graph order."""
+    """What `to_half` with fp16 regions did to the weights, by region in graph order."""
     weights, regions = constants_of(before), dict[str, str]()
     for node in after.graph.node:
         for name in node.input:
             if name.endswith(_HALF) and name.removesuffix(_HALF) in weights:
                 regions.setdefault(name.removesuffix(_HALF), region_of(node.name))
+    limits = np.finfo(np.float16)
     found = []
     for region in dict.fromkeys(regions.values()):
         size = np.concatenate(
             [np.abs(weights[name]).ravel() for name in regions if regions[name] == region]
         )
-        zeroed = (size > 0) & (size.astype(np.float16) == 0)
+        small = (size > 0) & (size < limits.smallest_normal)
+        zeroed = small & (size.astype(np.float16) == 0)
         found.append(
             Rounding(
                 region,
                 size.size,
-                int((size > HALF_MAX).sum()),
-                int(((size > 0) & (size < HALF_NORMAL) & ~zeroed).sum()),
+                int((size > limits.max).sum()),
+                int((small & ~zeroed).sum()),
                 int(zeroed.sum()),
             )
         )
@@ -94,11 +125,13 @@ def rounding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[Rounding,
 
 
 class _Halving:
-    """One graph on its way: its new nodes and weights, and which values are FP16 by now."""
+    """One graph on its way: its new nodes and weights, and which values are halves by now."""
 
-    def __init__(self, model: onnx.ModelProto, low: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, low: set[str], precision: str) -> None:
         self._model = model
         self._low = low
+        self._kind = _KINDS[precision]
+        self._clips = precision == "fp16"
         self._constants = constants_of(model)
         self._floats = _float_values(model, self._constants)
         self._nodes: list[onnx.NodeProto] = []
@@ -126,8 +159,10 @@ class _Halving:
             for name, value in weights.items()
             if name in used
         )
-        if self._quantised:
-            opset.to_typed(made)
+        if self._kind.onnx == TensorProto.BFLOAT16:
+            opset.raise_opset(made, opset.BFLOAT)
+        elif self._quantised:
+            opset.raise_opset(made, opset.HALF_QDQ)
         return made
 
     def _add(self, node: onnx.NodeProto) -> None:
@@ -142,7 +177,7 @@ class _Halving:
         if half:
             for attribute in changed.attribute:
                 if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
-                    attribute.i = TensorProto.FLOAT16
+                    attribute.i = self._kind.onnx
             self._halves.update(name for name in node.output if name in self._floats)
         self._nodes.append(changed)
 
@@ -150,16 +185,15 @@ class _Halving:
         """The name under which the value has the type asked for; made where there is none yet."""
         if name in self._constants:
             if half and name + _HALF not in self._made:
-                value = np.clip(self._constants[name], -HALF_MAX, HALF_MAX).astype(np.float16)
-                self._made[name + _HALF] = value
+                self._made[name + _HALF] = self._kind.rounded(self._constants[name])
             return name + _HALF if half else name
         if (name in self._halves) == half:
             return name
         if name not in self._casts:
-            flow = half and region_of(node.name).startswith("level")
-            source = self._clip(name, node, index) if flow else name
+            clip = half and self._clips and region_of(node.name).startswith("level")
+            source = self._clip(name, node, index) if clip else name
             self._casts[name] = name + (_HALF if half else _FLOAT)
-            kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+            kind = self._kind.onnx if half else TensorProto.FLOAT
             self._nodes.append(
                 helper.make_node(
                     "Cast", [source], [self._casts[name]], f"{node.name}/cast_{index}", to=kind
@@ -177,7 +211,7 @@ class _Halving:
         return clipped
 
     def _round_scales(self) -> None:
-        """Every scale becomes the FP16 number next to it, above zero; int8 weights follow it."""
+        """Every scale becomes the half next to it, above zero; int8 weights follow it."""
         changed: dict[str, Value] = {}
         for node in self._model.graph.node:
             if node.op_type not in _QDQ:
@@ -188,7 +222,7 @@ class _Halving:
                     "with constant scales"
                 )
             scale = np.asarray(self._constants[node.input[1]], np.float32)
-            rounded = np.clip(scale, HALF_TINY, HALF_MAX).astype(np.float16).astype(np.float32)
+            rounded = self._kind.rounded(np.maximum(scale, self._kind.tiny)).astype(np.float32)
             changed[node.input[1]] = np.asarray(rounded)
             if (weight := self._constants.get(node.input[0])) is not None:
                 changed[node.input[0]] = _rescaled(weight, scale / rounded, node)
@@ -210,12 +244,12 @@ def _float_values(model: onnx.ModelProto, constants: dict[str, Value]) -> set[st
     infos = [*inferred.input, *inferred.value_info, *inferred.output]
     types = {info.name: info.type.tensor_type.elem_type for info in infos}
     types.update({tensor.name: tensor.data_type for tensor in inferred.initializer})
-    if TensorProto.FLOAT16 in types.values():
-        raise InputError("exported graph: has FP16 values already; give the FP32 graph")
+    if {TensorProto.FLOAT16, TensorProto.BFLOAT16} & set(types.values()):
+        raise InputError("exported graph: has halves already; give the FP32 or Q/DQ graph")
     return {name for name, kind in types.items() if kind == TensorProto.FLOAT}
 
 
 def _follows(node: onnx.NodeProto, index: int) -> bool:
     """Whether this input has the node's own float type, unlike the scales of Resize."""
-    formal = defs.get_schema(node.op_type, opset.TYPED).inputs
+    formal = defs.get_schema(node.op_type, opset.HALF_QDQ).inputs
     return formal[min(index, len(formal) - 1)].type_str != "tensor(float)"

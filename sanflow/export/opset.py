@@ -1,7 +1,10 @@
-"""The operator sets that are written: 17, and 19 where Q/DQ nodes have FP16 scales.
+"""The operator sets that are written: the oldest one that has what the graph needs.
 
-TensorRT 8.6 and every other engine read 17; QuantizeLinear takes FP16 since 19. Between the two,
-means and maxima take their axes as an input, and Split says how many parts it makes.
+    17  FP32, FP16, and Q/DQ around FP32: every engine reads it, TensorRT since 8.6
+    19  Q/DQ around FP16
+    22  BF16 products; no engine but OpenVINO is given these
+
+Since 18, means and maxima take their axes as an input, and Split says how many parts it makes.
 """
 
 from __future__ import annotations
@@ -12,18 +15,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-PLAIN, TYPED = 17, 19
-IR_VERSIONS = {PLAIN: 8, TYPED: 9}
+PLAIN, HALF_QDQ, BFLOAT = 17, 19, 22
+IR_VERSIONS = {PLAIN: 8, HALF_QDQ: 9, BFLOAT: 10}
 """The oldest file version that may hold each operator set."""
 
 
-def to_typed(model: onnx.ModelProto) -> None:
-    """Turn a graph of operator set 17 into one of 19, in place."""
+def raise_opset(model: onnx.ModelProto, version: int) -> None:
+    """Turn a graph of operator set 17 into one of a later set, in place."""
     nodes = [_newer(node, model.graph) for node in model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.opset_import[0].version = TYPED
-    model.ir_version = IR_VERSIONS[TYPED]
+    model.opset_import[0].version = version
+    model.ir_version = IR_VERSIONS[version]
 
 
 def _newer(node: onnx.NodeProto, graph: onnx.GraphProto) -> onnx.NodeProto:
