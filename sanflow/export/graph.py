@@ -1,7 +1,8 @@
-"""SANFlow as one static ONNX graph: uint8 image in, raw score and anomaly map out.
+"""One static ONNX graph: uint8 image in, raw score and anomaly map out.
 
-The model is traced (a shape is a number then, not arithmetic), folded to what depends on the image,
-and checked against what every engine can run. Weights are inside; nothing of the machine is.
+The model is compiled (passes.py) and traced (a shape is a number then, not arithmetic), what is
+left of constant arithmetic is folded, and the result is checked against what every engine can run.
+Weights are inside; nothing of the machine is.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import torch
 
 from ..errors import InputError
 from ..model.sanflow import SANFlow
+from .compile import compile_model
+from .deploy import DeployModel
 from .exact import exact
 from .fold import fold
 from .lint import IR_VERSION, MAX_TOPK, OPSET, lint
 
 
-def to_onnx(model: SANFlow, batch: int = 1) -> onnx.ModelProto:
+def to_onnx(model: SANFlow | DeployModel, batch: int = 1) -> onnx.ModelProto:
     """ONNX opset 17: `image` uint8 (N, H, W, 3) -> `score` f32 (N,), `map` f32 (N, H, W).
 
-    Raises InputError when the configuration gives a graph that some engine cannot run.
+    A trained model is compiled first. Raises InputError when the configuration gives a graph that
+    some engine cannot run.
     """
     config = model.config
     if batch < 1:
@@ -37,11 +41,21 @@ def to_onnx(model: SANFlow, batch: int = 1) -> onnx.ModelProto:
             f"top_fraction {config.top_fraction} of {config.height}x{config.width} pixels is {top} "
             f"values; TensorRT sorts at most {MAX_TOPK}: use a top_fraction below {share:.4f}"
         )
-    images = torch.zeros(batch, config.height, config.width, 3, dtype=torch.uint8)
+    graph = exact(trace(compile_model(model).model if isinstance(model, SANFlow) else model, batch))
+    lint(graph)
+    return graph
+
+
+def trace(model: DeployModel, batch: int = 1) -> onnx.ModelProto:
+    """The ONNX graph of any state of the inference model, as an exporter writes it.
+
+    Only constant arithmetic is folded: benchmarks run the naive state from here.
+    """
+    images = torch.zeros(batch, model.config.height, model.config.width, 3, dtype=torch.uint8)
     buffer = io.BytesIO()
     with _quiet(), torch.no_grad():
         torch.onnx.export(
-            model.eval(),
+            model.float().eval(),
             (images,),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes a stream
             input_names=["image"],
@@ -49,9 +63,8 @@ def to_onnx(model: SANFlow, batch: int = 1) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = exact(fold(onnx.load_from_string(buffer.getvalue())))
+    graph = fold(onnx.load_from_string(buffer.getvalue()))
     graph.ir_version = IR_VERSION
-    lint(graph)
     return graph
 
 

@@ -96,10 +96,8 @@ def test_only_what_depends_on_the_image_is_left(graph: onnx.ModelProto) -> None:
     assert kinds.count("Cast") == 1
     assert not {"Constant", "Shape", "Identity", "Reshape", "ConstantOfShape"} & set(kinds)
     # Two products with the features and none with the position code, per block and level.
-    flows = [n for n in graph.graph.node if n.op_type == "Conv" and "flows" in n.name]
-    blocks = [n for n in flows if "Reduce" not in n.name]  # means are convolutions, too (exact.py)
-    fed = {t.name for t in graph.graph.initializer}
-    assert len([n for n in blocks if n.input[0] not in fed]) == 2 * 2 * 2
+    flows = [n for n in graph.graph.node if n.op_type == "Conv" and "levels" in n.name]
+    assert len(flows) == 2 * 2 * 2
 
 
 def test_nothing_but_the_model_is_in_the_file(graph: onnx.ModelProto) -> None:

@@ -1,0 +1,122 @@
+"""The likelihood of the inference model: frozen constants, weighted means, one map (methods 9.6).
+
+What is summed over channels is a 1x1 convolution with one output: scales that the flow left pending
+and every division are its weights. Unlike an engine's ReduceMean it gives the same bits in every
+slot of a batch, and it cannot overflow as a sum of squares does in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model.config import ModelConfig
+from ..model.likelihood import Spread, clip
+from ..model.score import image_score
+from .deploy import Latents, cells
+
+
+class Mean(nn.Module):
+    """A weighted sum over channels plus a constant: (B, C, H, W) -> (B, 1, H, W)."""
+
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, constant: float | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.view(1, -1, 1, 1), requires_grad=False)
+        bias = None if constant is None else nn.Parameter(weight.new_tensor([constant]), False)
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias)
+
+
+class Likelihood(nn.Module):
+    """Scores (B,) and maps (B, H, W) of latents; `squares` and `log_dets` hold one Mean a level.
+
+    m_k - l^k = 1/2 log var + mean(z^2) / (2 var) - log|det| / C - k0, where a constant variance
+    lies in the weights.
+    """
+
+    def __init__(
+        self, config: ModelConfig, squares: Sequence[Mean], log_dets: Sequence[Mean]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.squares = nn.ModuleList(squares)
+        self.log_dets = nn.ModuleList(log_dets)
+
+    def forward(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        maps = self._fuse(self.above(latents))
+        return image_score(maps, self.config), maps
+
+    def above(self, latents: Latents) -> list[Tensor]:
+        """m_k - l^k of every position, (B, 1, H_k, W_k) per level."""
+        spreads = self._spreads(latents)
+        above = []
+        for k, (z, log_det) in enumerate(zip(latents.z, latents.log_det, strict=True)):
+            if latents.centre is not None:
+                z = z - self._sample(latents.centre, k, int(z.shape[2]))
+            square = self.squares[k](z * z)
+            if (spread := spreads[k]) is not None:
+                square = spread.precision * square + 0.5 * spread.log_variance
+            above.append(square + self.log_dets[k](log_det))
+        return above
+
+    def _spreads(self, latents: Latents) -> list[Spread] | list[None]:
+        """Per level the variance the head predicts; taps share one calculation at the finest."""
+        if latents.gamma is None:
+            return [None] * len(latents.z)
+        gamma, taps = clip(latents.gamma), len(self.config.taps)
+        finest = self._spread(gamma)
+        spreads = []
+        for k, z in enumerate(latents.z):
+            side = int(z.shape[2])
+            if k < taps:
+                log_variance = self._sample(finest.log_variance, k, side)
+                spread = Spread(log_variance, self._sample(finest.precision, k, side))
+            else:
+                spread = self._spread(cells(gamma, side))
+            spreads.append(spread)
+        return spreads
+
+    def _spread(self, gamma: Tensor) -> Spread:
+        log_a, log_b = gamma[:, :1], gamma[:, 1:]
+        if self.config.variance_rule == "mode":
+            return Spread.mode(log_a, log_b, self.config.max_variance)
+        return Spread.expectation(log_a, log_b)
+
+    def _sample(self, finest: Tensor, k: int, side: int) -> Tensor:
+        """Maps of the finest tap at level k: sampled at a tap, averaged in a pool."""
+        if k >= len(self.config.taps):
+            return cells(finest, side)
+        step = self.config.taps[k] // self.config.taps[0]
+        return finest if step == 1 else finest[:, :, ::step, ::step]
+
+    def _fuse(self, above: Sequence[Tensor]) -> Tensor:
+        """The anomaly map (B, H, W): maps of one size are summed before they are resized.
+
+        Interpolation is linear, and its weights sum to 1: a level of one cell is a constant that
+        may be added to any other map.
+        """
+        ceiling = self.config.ceiling
+        parts: dict[tuple[int, int], Tensor] = {}
+        for k, m in enumerate(above):
+            part = m if ceiling is None else torch.exp(-m)
+            if k >= len(self.config.taps) and self.config.pool_weight != 1:
+                part = self.config.pool_weight * part
+            size = (int(m.shape[2]), int(m.shape[3]))
+            parts[size] = parts[size] + part if size in parts else part
+        single = parts.pop((1, 1), None)
+        small = [*parts.values()]
+        if single is not None:
+            small[-1] = small[-1] + single
+        if ceiling is not None:
+            small = [ceiling - small[0], *(-part for part in small[1:])]
+        size = (self.config.height, self.config.width)
+        whole = [F.interpolate(p, size, mode="bilinear", align_corners=True) for p in small]
+        return reduce(torch.add, whole)[:, 0]

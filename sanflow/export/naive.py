@@ -1,0 +1,175 @@
+"""The model as its authors' code is traced: where the passes start from, and what they are worth.
+
+FrEIA runs a flow on one row per position, joins the condition to the input of every subnet, and
+permutes by a dense matrix; the statistics head is evaluated at every pixel and sampled by nearest
+resize; log-determinants and squares are summed over channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model.config import ModelConfig
+from ..model.coupling import Coupling
+from ..model.flow import Flow
+from ..model.head import StatisticsHead
+from ..model.likelihood import Spread, clip, log_density
+from ..model.sanflow import SANFlow
+from ..model.score import anomaly_map, image_score
+from .deploy import Affine, Block, DeployModel, Features, Heads, Latents, Level, Pixels, cells
+
+
+class JoinedFirst(nn.Module):
+    """relu(W1 [y1, p] + b1) on rows (B H W, C): `layer` is a Linear, or on maps a convolution."""
+
+    code: Tensor
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, code: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("code", code)
+
+    def forward(self, y1: Tensor) -> Tensor:
+        times = (int(y1.shape[0]) // int(self.code.shape[0]), *(1,) * (y1.ndim - 1))
+        return F.relu(self.layer(torch.cat((y1, self.code.repeat(times)), dim=1)))
+
+
+class Factor(nn.Module):
+    """A last subnet layer whose output is scaled, as FrEIA scales it by 0.1."""
+
+    def __init__(self, layer: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.factor = factor
+
+    def forward(self, h: Tensor) -> Tensor:
+        return cast(Tensor, self.factor * self.layer(h))
+
+
+class Rows(nn.Module):
+    """A level on one row per position."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        batch, channels, height, width = (int(n) for n in v.shape)
+        z, log_det = self.level(v.permute(0, 2, 3, 1).reshape(-1, channels))
+        z = z.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return z, log_det.view(batch, height, width)
+
+
+class DenseHead(nn.Module):
+    """The statistics head at every pixel, its map resized to the finest tap."""
+
+    def __init__(self, head: StatisticsHead) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = head.first, head.middle, head.last
+        self.stride = cast("tuple[int, int]", head.last.stride)[0]
+        self.last.stride = (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        maps = self.last(self.middle(first) + first)
+        size = int(maps.shape[2]) // self.stride, int(maps.shape[3]) // self.stride
+        return F.interpolate(maps, size, mode="nearest")
+
+
+class SumLikelihood(nn.Module):
+    """Log-likelihoods of summed squares and log-determinants, each level by itself."""
+
+    level_max: Tensor
+
+    def __init__(self, config: ModelConfig, level_max: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("level_max", level_max)
+
+    def forward(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        maps = anomaly_map(self.levels(latents), self.level_max, self.config)
+        return image_score(maps, self.config), maps
+
+    def levels(self, latents: Latents) -> list[Tensor]:
+        """Per-dimension log-likelihood l^k of every position, (B, H_k, W_k) per level."""
+        return [self._level(k, latents) for k in range(len(latents.z))]
+
+    def above(self, latents: Latents) -> list[Tensor]:
+        """m_k - l^k of every position, (B, 1, H_k, W_k) per level."""
+        levels = self.levels(latents)
+        return [(m - level)[:, None] for m, level in zip(self.level_max, levels, strict=True)]
+
+    def _level(self, k: int, latents: Latents) -> Tensor:
+        z, channels = latents.z[k], latents.z[k].shape[1]
+        if latents.centre is not None:
+            z = z - self._sample(latents.centre, z, k)
+        square = (z * z).sum(dim=1) / channels
+        gamma = None if latents.gamma is None else self._sample(clip(latents.gamma), z, k)
+        spread = spread_of(self.config, gamma, square)
+        return log_density(square, spread) + latents.log_det[k] / channels
+
+    def _sample(self, finest: Tensor, z: Tensor, k: int) -> Tensor:
+        if k >= len(self.config.taps):
+            return cells(finest, int(z.shape[2]))
+        return F.interpolate(finest, (int(z.shape[2]), int(z.shape[3])), mode="nearest")
+
+
+def spread_of(config: ModelConfig, gamma: Tensor | None, like: Tensor) -> Spread:
+    """The base variance: the configured constant, or the head's by the configured rule."""
+    if gamma is None:
+        return Spread.constant(1.0 if config.variance == "unit" else config.prior_variance, like)
+    if config.variance_rule == "mode":
+        return Spread.mode(gamma[:, 0], gamma[:, 1], config.max_variance)
+    return Spread.expectation(gamma[:, 0], gamma[:, 1])
+
+
+@torch.no_grad()
+def naive(model: SANFlow) -> DeployModel:
+    """A copy of the trained model in float64, in the form in which FrEIA runs it."""
+    own = copy.deepcopy(model).double().eval().requires_grad_(False)
+    flows = zip(own.flows, own.sizes, strict=True)
+    levels = [Rows(_level(cast(Flow, flow), size)) for flow, size in flows]
+    features = Features(own.extractor, list(own.scalers), model.config.smooth, model.config.pools)
+    return DeployModel(
+        model.config,
+        Pixels(own.pixel_mean, own.pixel_deviation),
+        features,
+        Heads(*(None if head is None else DenseHead(head) for head in (own.head, own.mean_head))),
+        levels,
+        SumLikelihood(model.config, own.level_max),
+    ).eval()
+
+
+def _level(flow: Flow, size: tuple[int, int]) -> Level:
+    code = flow.code().flatten(2)[0].T  # (H W, D)
+    couplings = [cast(Coupling, block) for block in flow.blocks]
+    scales = [coupling._scale().flatten() for coupling in couplings]
+    log_scales = torch.stack([scale.log().sum() for scale in scales])
+    blocks = [_block(c, scale, code) for c, scale in zip(couplings, scales, strict=True)]
+    return Level(blocks, size, log_scales)
+
+
+def _block(coupling: Coupling, scale: Tensor, code: Tensor) -> Block:
+    matrix = torch.eye(scale.numel(), dtype=scale.dtype)[coupling.permutation]
+    return Block(
+        JoinedFirst(linear(coupling.first.weight.flatten(1), coupling.first.bias), code),
+        Factor(linear(coupling.last.weight.flatten(1), coupling.last.bias), 0.1),
+        Affine(scale, coupling.global_offset.flatten()),
+        linear(matrix, None),
+        coupling.clamp,
+        coupling.passive,
+    )
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A Linear with these values."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, "meta", weight.dtype)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
