@@ -245,6 +245,16 @@ def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
     assert {"onnxruntime", "openvino"} <= set(doctor["engines"])
 
 
+def test_bench_tunes_and_the_engine_is_used(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    quick = ("--goal", "throughput", "--engine", "onnxruntime", "--seconds", 0.2)
+    tuned = document(sanflow("bench", tiny_bundle, "--tune", *quick, "--json"))
+    assert Path(tuned["stored"]).is_relative_to(tmp_path)
+    assert tuned["ratio"] >= 1
+
+
 def test_demo_leaves_a_report_and_a_picture(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     said = sanflow("demo", "--quick", "--out", out).stdout

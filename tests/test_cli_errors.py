@@ -208,6 +208,10 @@ def test_usage_errors(words: list[str]) -> None:
     assert fails(2, *words)
 
 
+def test_tuning_chooses_the_threads_itself() -> None:
+    assert "leave it out" in fails(2, "bench", "b", "--tune", "--threads", 2)
+
+
 def test_demo_wants_a_new_folder(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     assert "not empty" in fails(2, "demo", "--quick", "--out", tmp_path)

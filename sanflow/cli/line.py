@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import schema
+from ..errors import InputError
 from . import show
 from .app import app
 from .options import BundleArgument, EngineOption, JsonOption, ThreadsOption
@@ -80,9 +81,25 @@ def bench(
     cold_starts: Annotated[
         int, typer.Option("--cold-starts", min=1, help="Fresh processes to start.")
     ] = 3,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Find this machine's fastest engine and setting, and use it from now on."
+        ),
+    ] = False,
+    goal: Annotated[
+        Literal["latency", "throughput"], typer.Option("--goal", help="What --tune looks for.")
+    ] = "latency",
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput, cold start and memory of a bundle on this machine."""
+    if tune:
+        if threads is not None:
+            raise InputError(
+                f"--threads {threads}: --tune chooses the threads itself; leave it out"
+            )
+        _tune(bundle, goal, engine, seconds, as_json)
+        return
     from ..runtime.bench import bench as measure
 
     with show.counting("measuring") as progress:
@@ -99,6 +116,24 @@ def bench(
         show.json_document(schema.dump(report))
     else:
         show.table(f"{bundle}: speed on this machine", ("figure", "value"), report.rows(), left=2)
+
+
+def _tune(
+    bundle: Path,
+    goal: Literal["latency", "throughput"],
+    engine: str | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    from ..runtime.tune import tune as search
+
+    with show.counting("tuning") as progress:
+        report = search(bundle, goal=goal, engine=engine, seconds=seconds, progress=progress)
+    if as_json:
+        show.json_document(schema.dump(report))
+    else:
+        show.table(f"{bundle}: settings on this machine", report.columns(), report.rows(), left=2)
+        show.say(report.text())
 
 
 @app.command(rich_help_panel=PANEL)

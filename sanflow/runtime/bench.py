@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from .. import __version__, imaging
 from ..bundle import Bundle
 from ..errors import EngineError, InputError
+from .ahead import ahead
 from .detector import Detector
+from .engine import Engine
 from .machine import Machine, child_environment, describe, load_average
 
 CHILD_SECONDS = 600
@@ -77,6 +79,8 @@ class BenchReport:
     width: int
     engine: str
     threads: int
+    in_flight: int
+    """Inferences at the same time; more than one only where tuning for throughput chose it."""
     machine: Machine
     load_average: float | None
     """Before the measurement: a busy machine explains bad figures."""
@@ -87,7 +91,7 @@ class BenchReport:
     engine_ms: Latency
     """One inference of a full batch whose pixels are in memory."""
     images_per_second: float
-    """Full batches, one after the other, engine alone."""
+    """Full batches, engine alone, `in_flight` of them at the same time."""
     cold_start: ColdStart
     peak_rss_mib: float | None
     """Of a process that opened the bundle and judged its golden images."""
@@ -106,9 +110,12 @@ class BenchReport:
                 f"verdict {cold.first_s:.2f})",
             ),
             ("peak memory", memory),
-            ("engine version", f"{self.engine}, {self.threads} threads"),
+            ("engine version", f"{self.engine}, {self.threads} threads{self._together()}"),
             ("processor", f"{self.machine.cpu}, {self.machine.cpus} usable"),
         ]
+
+    def _together(self) -> str:
+        return f", {self.in_flight} in flight" if self.in_flight > 1 else ""
 
 
 def bench(
@@ -138,12 +145,16 @@ def bench(
     manifest = opened.manifest
     with Detector(opened, engine, threads) as detector:
         name, version, used = detector.engine.name, detector.engine.version, detector.engine.threads
+        together = detector.engine.in_flight
         files = [opened.read(entry.image) for entry in manifest.golden]
-        batches = _batches([golden.image for golden in opened.goldens()], opened.batch)
+        batches = full_batches([golden.image for golden in opened.goldens()], opened.batch)
         half = _Budget(runs, seconds / 2, warmup, progress)
         image = half.measure(lambda data: _judge(detector, data), files)
         inference = half.measure(detector.engine.infer, batches)
-    starts = [_start(opened.path, name, used) for _ in range(cold_starts)]
+        rate = 1e3 * opened.batch / inference.mean
+        if together > 1:
+            rate = opened.batch / _pace(detector.engine, batches, inference.runs)
+    starts = [_start(opened.path, engine, threads) for _ in range(cold_starts)]
     return BenchReport(
         bundle=str(opened.path),
         digest=manifest.digest,
@@ -155,13 +166,14 @@ def bench(
         width=manifest.pixels.width,
         engine=f"{name} {version}",
         threads=used,
+        in_flight=together,
         machine=describe(),
         load_average=load,
         versions={"sanflow": __version__, "numpy": np.__version__, "opencv": cv2.__version__},
         warmup=warmup,
         image_ms=image,
         engine_ms=inference,
-        images_per_second=round(1e3 * opened.batch / inference.mean, 2),
+        images_per_second=round(rate, 2),
         cold_start=ColdStart(cold_starts, *(_median(starts, stage) for stage in _STAGES)),
         peak_rss_mib=max((s["rss_mib"] for s in starts if s["rss_mib"]), default=None),
     )
@@ -231,7 +243,7 @@ def _judge(detector: Detector, data: bytes) -> None:
         raise EngineError(result.detail)
 
 
-def _batches(images: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.uint8]]:
+def full_batches(images: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.uint8]]:
     """Full batches that begin at each image in turn."""
     return [
         np.stack([images[(start + slot) % len(images)] for slot in range(size)])
@@ -242,9 +254,20 @@ def _batches(images: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.
 _STAGES = ("import_s", "open_s", "first_s", "total_s")
 
 
-def _start(bundle: Path, engine: str, threads: int) -> dict[str, float]:
+def _pace(engine: Engine, batches: Sequence[NDArray[np.uint8]], runs: int) -> float:
+    """Seconds per inference with as many at the same time as the engine is set up for."""
+    together = engine.in_flight
+    begin = time.perf_counter()
+    calls = itertools.islice(itertools.cycle(batches), max(runs, together))
+    for _ in ahead(engine.infer, calls, together, 2 * together):
+        pass
+    return (time.perf_counter() - begin) / max(runs, together)
+
+
+def _start(bundle: Path, engine: str | None, threads: int | None) -> dict[str, float]:
     """Judge once in a fresh process (cold.py); seconds per stage and its peak memory."""
-    command = [sys.executable, "-m", "sanflow.runtime.cold", str(bundle), engine, str(threads)]
+    given = [str(bundle), engine or "", str(threads or "")]
+    command = [sys.executable, "-m", "sanflow.runtime.cold", *given]
     begin = time.time()
     try:
         done = subprocess.run(
@@ -258,11 +281,11 @@ def _start(bundle: Path, engine: str, threads: int) -> dict[str, float]:
         )
     except subprocess.TimeoutExpired:
         raise EngineError(
-            f"{engine}: no verdict within {CHILD_SECONDS} s of a cold start"
+            f"{bundle}: no verdict within {CHILD_SECONDS} s of a cold start"
         ) from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise EngineError(f"{engine}: a fresh process could not judge: {last}") from None
+        raise EngineError(f"{bundle}: a fresh process could not judge: {last}") from None
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return {
         "import_s": found["imported"] - begin,

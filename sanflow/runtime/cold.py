@@ -2,6 +2,8 @@
 
     python -m sanflow.runtime.cold BUNDLE ENGINE THREADS
 
+An empty ENGINE or THREADS leaves the choice to the runtime, tuned or not.
+
 Prints one line of JSON: the times of day at which the runtime was imported, the bundle open and
 the first golden image judged, and the peak memory after all of them were.
 """
@@ -17,7 +19,7 @@ from .detector import Detector
 from .machine import peak_rss_mib
 
 
-def main(bundle: str, engine: str, threads: int) -> dict[str, float | None]:
+def main(bundle: str, engine: str | None, threads: int | None) -> dict[str, float | None]:
     """Open, judge, and report."""
     imported = time.time()
     with Detector(bundle, engine, threads) as detector:
@@ -32,4 +34,5 @@ def main(bundle: str, engine: str, threads: int) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    path, engine, threads = sys.argv[1:]
+    print(json.dumps(main(path, engine or None, int(threads) if threads else None)))

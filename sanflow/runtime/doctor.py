@@ -23,6 +23,8 @@ from ..errors import EngineError, ParityError, SanflowError
 from .machine import Machine, child_environment, default_threads, describe
 from .parity import replay_goldens
 from .registry import ENGINES, available_engines, install, installed, open_engine
+from .tuned import location
+from .tuned import read as read_tuned
 
 PROBE_SECONDS = 120
 """Importing torch from a cold disk takes long; a package that takes longer is reported."""
@@ -193,9 +195,21 @@ def _bundle(
     size = f"{manifest.pixels.height} x {manifest.pixels.width}"
     what = f"{manifest.target}, {manifest.model.extractor}, {size}, digest {manifest.digest[:12]}"
     yield Check("bundle", "open", "ok", what)
+    yield _tuning(bundle)
     # Without any engine, opening says which one to install.
     for name in (engine,) if engine else available_engines(manifest.target) or (None,):
         yield _replay(bundle, name, threads)
+
+
+def _tuning(bundle: Bundle) -> Check:
+    found, problem = read_tuned(bundle)
+    fix = "sanflow bench BUNDLE --tune"
+    if found is not None:
+        gain = f"{found.ratio:.2f} times the default's {found.goal}"
+        return Check("bundle", "tuning", "ok", f"{found.setting}; {gain}")
+    if problem:
+        return Check("bundle", "tuning", "failed", f"{location(bundle)}: {problem}", fix)
+    return Check("bundle", "tuning", "missing", "engine and threads at their defaults", fix)
 
 
 def _replay(bundle: Bundle, name: str | None, threads: int | None) -> Check:

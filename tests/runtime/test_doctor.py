@@ -109,13 +109,18 @@ def test_a_good_bundle_is_replayed_on_every_engine_that_reads_it(
     report = doctor(make_bundle(target=target).path, threads=1)
     assert report.exit_code == 0
     names = [c.name for c in report.checks if c.group == "bundle"]
-    assert names == ["open", *(("onnxruntime", "openvino") if target == "onnx" else ("openvino",))]
+    engines = ("onnxruntime", "openvino") if target == "onnx" else ("openvino",)
+    assert names == ["open", "tuning", *engines]
     assert "8 golden samples" in check(report, "bundle", "openvino").detail
 
 
 def test_one_engine_can_be_asked_for(make_bundle: MakeBundle) -> None:
     report = doctor(make_bundle().path, engine="openvino", threads=1)
-    assert [c.name for c in report.checks if c.group == "bundle"] == ["open", "openvino"]
+    assert [c.name for c in report.checks if c.group == "bundle"] == [
+        "open",
+        "tuning",
+        "openvino",
+    ]
 
 
 def altered(make_bundle: MakeBundle) -> Path:
