@@ -12,7 +12,7 @@
 
 from .folder import Bundle, Golden
 from .manifest import Decision, Manifest
-from .write import staged_bundle, with_decision, write_bundle
+from .write import staged_bundle, with_decision, with_report, write_bundle
 
 __all__ = [
     "Bundle",
@@ -21,5 +21,6 @@ __all__ = [
     "Manifest",
     "staged_bundle",
     "with_decision",
+    "with_report",
     "write_bundle",
 ]

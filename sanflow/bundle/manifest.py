@@ -143,10 +143,13 @@ class Tolerances:
     """How far an engine may be from PyTorch: relative for scores, absolute for maps."""
 
     score_relative: float
+    band_relative: float
+    """Of scores where thresholds are, from the median good part up: what the band contains."""
     map_absolute: float
 
     def __post_init__(self) -> None:
-        _require(self.score_relative > 0 and self.map_absolute > 0, "tolerances must be positive")
+        values = (self.score_relative, self.band_relative, self.map_absolute)
+        _require(min(values) > 0, "tolerances must be positive")
 
 
 @dataclass(frozen=True)

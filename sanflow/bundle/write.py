@@ -58,6 +58,19 @@ def write_bundle(
     return Bundle.open(out)
 
 
+def with_report(staged: Bundle, page: bytes) -> Bundle:
+    """Give a staged bundle its final report, written from what it measured once it was there."""
+    (staged.path / REPORT).unlink()
+    _write(staged.path / REPORT, page)
+    entry = FileEntry(hashlib.sha256(page).hexdigest(), len(page))
+    files = {**staged.manifest.files, REPORT: entry}
+    manifest = _sealed(dataclasses.replace(staged.manifest, files=files))
+    (staged.path / MANIFEST).unlink()
+    _write(staged.path / MANIFEST, serialise(manifest))
+    _sync(staged.path)
+    return Bundle.open(staged.path)
+
+
 def with_decision(bundle: Bundle, decision: Decision) -> Bundle:
     """Give the bundle another decision: only the manifest is rewritten, in one atomic step."""
     manifest = _sealed(dataclasses.replace(bundle.manifest, decision=decision))

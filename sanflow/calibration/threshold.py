@@ -55,12 +55,8 @@ class Threshold:
     """True where no order statistic bounds the band above, and its lower half is mirrored."""
 
     def above(self, score_relative: float = 1e-4) -> float:
-        """The value raised by the parity tolerance, as a bundle decides with it.
-
-        At a calibration part's own score the last bit of an engine's arithmetic would decide that
-        part; a threshold just above only lowers the false-alarm rate.
-        """
-        return self.value + score_relative * abs(self.value)
+        """The value as a bundle decides with it; see `raised`."""
+        return raised(self.value, score_relative)
 
     def text(self) -> str:
         """The guarantee in words, for people."""
@@ -72,6 +68,15 @@ class Threshold:
             f"with confidence {_percent(self.confidence)}, and within "
             f"{_percent(self.upper_rate)} with confidence {_percent(self.upper_confidence)}."
         )
+
+
+def raised(value: float, score_relative: float = 1e-4) -> float:
+    """A threshold raised by the rounding error of an engine.
+
+    At a calibration part's own score the last bit of an engine's arithmetic would decide that
+    part; a threshold just above only lowers the false-alarm rate.
+    """
+    return value + score_relative * abs(value)
 
 
 def conformal_threshold(

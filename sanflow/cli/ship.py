@@ -82,10 +82,10 @@ def threshold(
         raise InputError("--confidence was given alone; it belongs to --false-alarm-rate")
     opened = Bundle.open(bundle)
     scores, decision = opened.manifest.calibration.scores, opened.manifest.decision
-    tolerance = opened.manifest.tolerances.score_relative
+    tolerance = opened.manifest.tolerances.band_relative
     if rate is not None:
         chosen = conformal_threshold(scores, rate, confidence=confidence, score_relative=tolerance)
-        chosen = replace(chosen, value=chosen.above(tolerance))
+        chosen = replace(chosen, value=chosen.above())
     else:
         at = decision.threshold if value is None else value
         chosen = threshold_at(scores, at, score_relative=tolerance)

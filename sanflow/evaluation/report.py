@@ -6,8 +6,6 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from ..data.layout import Sample
 from ..imaging import PixelPath
 from ..run import replace_file
@@ -15,10 +13,11 @@ from . import plots
 from .bootstrap import Estimate
 from .cases import draw_cases
 from .evaluate import Scorer
+from .page import environment
 from .result import AtThreshold, Evaluation, write_evaluation
 
 HTML, JSON = "report.html", "evaluation.json"
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_TEMPLATE = "report.html.j2"
 
 
 def write_report(
@@ -41,8 +40,8 @@ def write_report(
         ("Pixels and regions", plots.pixel_curves(evaluation)),
     ]
     page = (
-        _environment()
-        .from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        environment()
+        .get_template(_TEMPLATE)
         .render(
             evaluation=evaluation,
             headline=_headline(evaluation),
@@ -81,31 +80,6 @@ def _surprise(at: AtThreshold | None) -> bool:
     if at is None or at.false_alarms is None or at.decision.false_alarm_rate is None:
         return False
     return at.false_alarms.low > at.decision.false_alarm_rate
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"metric": _metric, "interval": _interval, "percent": _percent}
-    return environment
-
-
-def _metric(value: Estimate | float | None) -> str:
-    if value is None:
-        return "–"
-    number = value.value if isinstance(value, Estimate) else value
-    if 0.9995 <= number < 1:  # must not be shown as perfect
-        return f"{min(number, 0.9999):.4f}"
-    return f"{number:.3f}"
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{_metric(value.low)} – {_metric(value.high)}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
 
 
 def _svg_uri(svg: str) -> str:

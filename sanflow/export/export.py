@@ -1,48 +1,87 @@
-"""From a calibrated run to a bundle whose engine gives PyTorch's verdicts, or to no bundle at all.
+"""From a calibrated run to a bundle whose engines keep PyTorch's verdicts, or to no bundle at all.
 
-The graph, the decision and the goldens are written beside the output folder, opened as on the line,
-and replayed through every engine on this machine that reads the target. Only if no verdict flips
-outside the uncertain band and every error is within tolerance does the bundle take its place.
+The model is compiled, given its precision by a plan, and has to pass the gate (gate.py) where that
+is lower than FP32. Then graph, decision and goldens are written beside the output folder, opened as
+on the line, and replayed through every engine on this machine that reads the target. Only if no
+verdict flips outside the uncertain band and every error is within tolerance does the bundle take
+its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-
-from .. import __version__
-from ..bundle import Bundle, Decision, staged_bundle
+from ..bundle import Bundle, staged_bundle, with_report
 from ..bundle import manifest as m
 from ..bundle.contents import PAGE_HEAD
 from ..bundle.write import check_replaceable
-from ..calibration.calibrate import CalibratedImage, Calibration, load_calibration
-from ..errors import CalibrationError, DataError, InputError, ParityError
+from ..calibration.calibrate import Calibration, load_calibration
+from ..errors import EngineError, InputError, ParityError
 from ..imaging import pixel_sha256
 from ..model.sanflow import SANFlow
 from ..run import Run
-from ..runtime.comparison import SMALL_SCORE
+from ..runtime.machine import describe
 from ..runtime.parity import verify
 from ..runtime.registry import available_engines
+from .candidate import Bench
+from .compile import PassRecord, compile_model
+from .defects import defect_parts, find_defects
+from .draft import draft
+from .gate import Contract, Jury, outputs
 from .goldens import Goldens, make_goldens
 from .graph import to_onnx
-from .plan import regions_of
+from .parts import (
+    Part,
+    find_images,
+    golden_parts,
+    good_parts,
+    load_good,
+    spread,
+    synthetic_count,
+    synthetic_parts,
+)
+from .progress import Counter, Progress
+from .quantise import Activation
 from .reference import torch_reference
+from .report import measure_speed, page
+from .search import Outcome, Search, Tell
+from .settle import FP32, Settled, settle
+from .typed import ACTIVATIONS
 
-TOLERANCES = m.Tolerances(score_relative=1e-4, map_absolute=1e-3)
-PARITY_IMAGES = 200
-"""Calibration images that parity replays, evenly spaced over their scores; also the references."""
-GRAPH_STEPS = 20
-"""Share of the progress that making the graph is given, in images."""
+Asked = Literal["fp32", "fp16", "bf16", "int8", "auto"]
+GRAPH_STEPS, SEARCH_STEPS = 20, 1500
+"""Share of the progress that making the graph and a search are given, in images."""
 
-Progress = Callable[[int, int], None]
-"""Called with the steps done and their total."""
-Judged = dict[str, tuple[float, NDArray[np.float32]]]
-"""PyTorch's score and map by the hash of the model input."""
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a bundle is made of, before anything is written."""
+
+    run: Run
+    model: SANFlow
+    calibration: Calibration
+    batch: int
+    asked: Asked
+    passes: tuple[PassRecord, ...]
+    bench: Bench
+    contract: Contract
+    outcome: Outcome
+    settled: Settled
+    goldens: Goldens
+    good: tuple[Part, ...]
+    """The calibration parts that are replayed."""
+    paths: tuple[Path, ...]
+    """Their files."""
+    defects: int
+    """Labelled images that were given for the gate."""
+
+    @property
+    def warning(self) -> str | None:
+        """What the user should know about the parts that int8 ranges were taken from."""
+        return self.bench.warning if self.outcome.candidate.activation else None
 
 
 def export_run(
@@ -50,176 +89,217 @@ def export_run(
     out: Path,
     target: str = "onnx",
     *,
+    precision: str = "fp32",
+    activation: Activation | None = None,
     batch: int = 1,
     false_alarm_rate: float = 0.01,
     data: Path | None = None,
+    defects: Path | None = None,
+    contract: Contract = Contract(),  # noqa: B008  # frozen
     force: bool = False,
+    explain: Callable[[Prepared], None] | None = None,
+    tell: Tell = lambda line: None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Export a calibrated run for `target` (onnx or openvino) into the folder `out`.
 
-    `data` is where the run's data set lies now, if it has moved. An existing bundle is replaced
-    only with `force`. Raises CalibrationError when the run is not calibrated or has too few
-    parts for the false-alarm rate, DataError when its images are missing or changed, ParityError
-    when an engine does not give PyTorch's verdicts; then nothing is left at `out`.
+    `precision` is fp32, fp16, bf16, int8, or auto, the fastest that keeps the contract; `defects`
+    a folder of labelled defects for the gate, never the test set. `data` is where the run's data
+    set lies now, if it has moved. `explain` is called before anything is written, `tell` with a
+    line per trial. An existing bundle is replaced only with `force`.
+
+    Raises CalibrationError when the run is not calibrated or has too few parts for the false-alarm
+    rate, DataError when its images are missing or changed, ParityError when the precision breaks
+    the contract or an engine does not give PyTorch's verdicts; then nothing is left at `out`.
     """
-    if target not in m.GRAPHS:
-        raise InputError(f"target {target!r} is not one of {', '.join(m.GRAPHS)}")
     check_replaceable(Path(out).absolute(), force)
+    counter = Counter(progress)
+    prepared = prepare(
+        run,
+        target,
+        precision=precision,
+        activation=activation,
+        batch=batch,
+        false_alarm_rate=false_alarm_rate,
+        data=data,
+        defects=defects,
+        contract=contract,
+        tell=tell,
+        counter=counter,
+    )
+    if explain is not None:
+        explain(prepared)
+    return _write(prepared, out, force, counter)
+
+
+def prepare(
+    run: Run,
+    target: str = "onnx",
+    *,
+    precision: str = "fp32",
+    activation: Activation | None = None,
+    batch: int = 1,
+    false_alarm_rate: float = 0.01,
+    data: Path | None = None,
+    defects: Path | None = None,
+    contract: Contract = Contract(),  # noqa: B008
+    tell: Tell = lambda line: None,
+    counter: Counter | None = None,
+) -> Prepared:
+    """What `export_run` would write, chosen and judged; nothing is written."""
+    chosen_target = _target(target)
+    asked = _precision(precision, chosen_target)
     calibration = load_calibration(run)
     decision = calibration.decision(false_alarm_rate)
-    chosen = _spread(calibration.images)
-    paths = _paths(run, chosen, data)
-    engines = len(available_engines(target))
-    total = len(chosen) + GRAPH_STEPS + engines * (len(chosen) + m.MIN_GOLDENS)
-    report = progress or (lambda done, total: None)
+    chosen = spread(calibration.images)
+    paths = find_images(run, chosen, data)
+    samples = [] if defects is None else find_defects(defects, run)
+    counter = counter or Counter(None)
+    steps = _steps(asked, len(chosen), len(samples), chosen_target)
+    counter.begin(sum(steps.values()))
 
-    model = run.model()
-    inputs = _inputs(run, chosen, paths)
-    judged = _judge(model, chosen, inputs, lambda done: report(done, total))
-    goldens = make_goldens(inputs, run.config.synth, torch_reference(model))
-    graph = to_onnx(model, batch)
-    regions = regions_of(graph)
-    done = len(chosen) + GRAPH_STEPS
-    report(done, total)
-
-    draft = _manifest(run, model, calibration, decision, goldens, judged, target, batch, regions)
-    page = (PAGE_HEAD + "</head></html>\n").encode()
-    contents = {**_graph_files(graph, target), **goldens.contents(), m.REPORT: page}
-    with staged_bundle(out, draft, contents, force=force) as staged:
-        found = verify(
-            staged,
-            data=paths,
-            reference=lambda image: judged[pixel_sha256(image)],
-            progress=lambda part, whole: report(done + round(part / whole * (total - done)), total),
+    with counter.phase(steps["judge"]):
+        model = run.model()
+        reference = torch_reference(model)
+        good = good_parts(run, chosen, paths, reference, counter.add)
+        goldens = make_goldens([part.image for part in good], run.config.synth, reference)
+        others: list[Part] = []
+        if asked != "fp32":
+            others += synthetic_parts(good, run.config.synth, reference, counter.add)
+            others += golden_parts(goldens)
+            others += defect_parts(samples, run, reference, counter.add)
+    with counter.phase(GRAPH_STEPS):
+        compiled = compile_model(model)
+        graph = to_onnx(compiled.model, batch)
+        form = activation or ACTIVATIONS[chosen_target]
+        bench = Bench(graph, chosen_target, form, model, tuple(good))
+    jury = Jury((*good, *others), decision)
+    with counter.phase(steps["search"]):
+        outcome = _choose(bench, asked, jury, contract, tell, counter)
+    settled = Settled(calibration.scores, decision, FP32)
+    if outcome.losses:
+        own = _own_scores(run, calibration, outcome, jury, data)
+        settled = settle(
+            own, [loss.extremes for loss in outcome.losses], decision, false_alarm_rate
         )
+    return Prepared(
+        run=run,
+        model=model,
+        calibration=calibration,
+        batch=batch,
+        asked=asked,
+        passes=compiled.passes,
+        bench=bench,
+        contract=contract,
+        outcome=outcome,
+        settled=settled,
+        goldens=goldens,
+        good=tuple(good),
+        paths=tuple(paths),
+        defects=len(samples),
+    )
+
+
+def _target(target: str) -> m.Target:
+    if target not in m.GRAPHS:
+        raise InputError(f"target {target!r} is not one of {', '.join(m.GRAPHS)}")
+    return target
+
+
+def _precision(precision: str, target: m.Target) -> Asked:
+    if precision not in get_args(Asked):
+        raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(Asked))}")
+    if precision == "bf16" and target != "openvino":
+        raise InputError(f"bf16 needs the target openvino, not {target}; use fp16, int8 or auto")
+    if precision == "bf16" and not _has_bf16():
+        raise EngineError(
+            "bf16: this processor has no BF16 products, so the bundle could not be judged here; "
+            "export on one that has (AVX512-BF16, AMX), or use int8 or auto"
+        )
+    return cast(Asked, precision)
+
+
+def _has_bf16() -> bool:
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe().isa))
+
+
+def _steps(asked: Asked, good: int, defects: int, target: m.Target) -> dict[str, int]:
+    """The phases and their shares of the progress, in images."""
+    engines, jury = len(available_engines(target)), good + synthetic_count() + defects
+    return {
+        "judge": good if asked == "fp32" else jury,
+        "graph": GRAPH_STEPS,
+        "search": {"fp32": 0, "auto": SEARCH_STEPS}.get(asked, engines * jury),
+        "verify": engines * (good + m.MIN_GOLDENS),
+    }
+
+
+def _choose(
+    bench: Bench, asked: Asked, jury: Jury, contract: Contract, tell: Tell, counter: Counter
+) -> Outcome:
+    if asked == "fp32":
+        return Outcome(bench.uniform("fp32"), (), ())
+    with Search(bench, jury, contract, tell=tell, step=counter.add) as search:
+        if asked == "auto":
+            return search.best(bf16=bench.target == "openvino" and _has_bf16())
+        return search.fixed(asked)
+
+
+def _own_scores(
+    run: Run, calibration: Calibration, outcome: Outcome, jury: Jury, data: Path | None
+) -> list[dict[str, float]]:
+    """Per engine the graph's own score of every calibration part, by name."""
+    held = {part.name for part in jury.parts if part.kind == "calibration"}
+    rest = [image for image in calibration.images if image.path not in held]
+    files = find_images(run, rest, data)
+    found = []
+    for name, loss in zip(available_engines(outcome.candidate.target), outcome.losses, strict=True):
+        scores = {
+            part.name: score
+            for part, score in zip(jury.parts, loss.scores, strict=True)
+            if part.kind == "calibration"
+        }
+        if rest:
+            with outcome.candidate.open(name) as engine:
+                images = (load_good(run, *pair) for pair in zip(rest, files, strict=True))
+                judged = (score for score, _ in outputs(engine, images))
+                scores |= zip((image.path for image in rest), judged, strict=True)
+        found.append(scores)
+    return found
+
+
+def _write(prepared: Prepared, out: Path, force: bool, counter: Counter) -> Bundle:
+    """Write, replay and report; ParityError leaves what was at `out` as it was."""
+    judged = {pixel_sha256(part.image): (part.score, part.map) for part in prepared.good}
+    candidate = prepared.outcome.candidate
+    form = draft(
+        prepared.run,
+        prepared.model,
+        prepared.calibration,
+        candidate,
+        prepared.settled,
+        prepared.goldens,
+        {key: score for key, (score, _) in judged.items()},
+        prepared.batch,
+    )
+    contents = {**candidate.files, **prepared.goldens.contents(), m.REPORT: PAGE_HEAD.encode()}
+    with staged_bundle(out, form, contents, force=force) as staged:
+        with counter.phase(counter.left):
+            last = 0
+
+            def step(done: int, total: int) -> None:
+                nonlocal last
+                counter.add(done - last)
+                last = done
+
+            found = verify(
+                staged,
+                data=prepared.paths,
+                reference=lambda image: judged[pixel_sha256(image)],
+                progress=step,
+            )
         if not found.passed:
             raise ParityError(f"{out}: no bundle was written: {found.text()}")
+        speeds = measure_speed(prepared, staged)
+        with_report(staged, page(prepared, staged, found, speeds).encode())
     return Bundle.open(out)
-
-
-def _spread(images: Sequence[CalibratedImage]) -> list[CalibratedImage]:
-    """At most PARITY_IMAGES of them, by score, the lowest and the highest included."""
-    ordered = sorted(images, key=lambda image: (image.score, image.path))
-    count = min(len(ordered), PARITY_IMAGES)
-    return [ordered[i] for i in np.linspace(0, len(ordered) - 1, count).round().astype(int)]
-
-
-def _paths(run: Run, images: Sequence[CalibratedImage], data: Path | None) -> list[Path]:
-    root = Path(run.record.data.root) if data is None else Path(data)
-    root = root.parent if root.is_file() else root  # a CSV manifest's images lie beside it
-    missing = [image.path for image in images if not (root / image.path).is_file()]
-    if missing:
-        raise DataError(
-            f"{root}: {len(missing)} of {len(images)} calibration images are not there "
-            f"({', '.join(missing[:5])}); say where the run's data set lies with --data"
-        )
-    return [root / image.path for image in images]
-
-
-def _inputs(
-    run: Run, images: Sequence[CalibratedImage], paths: Sequence[Path]
-) -> list[NDArray[np.uint8]]:
-    """Model inputs (H, W, 3), each checked to be what was calibrated on."""
-    inputs = []
-    for image, path in zip(images, paths, strict=True):
-        pixels = run.pixel_path.load(path)
-        if pixel_sha256(pixels) != image.pixel_sha256:
-            raise DataError(
-                f"{path}: not the pixels that the run was calibrated on; restore the image, or "
-                f"run `sanflow calibrate {run.path}` again"
-            )
-        inputs.append(pixels)
-    return inputs
-
-
-def _judge(
-    model: SANFlow,
-    images: Sequence[CalibratedImage],
-    inputs: Sequence[NDArray[np.uint8]],
-    step: Callable[[int], None],
-) -> Judged:
-    """PyTorch on the calibration images, here and now: what the engines are compared with.
-
-    The scores must be those of the calibration up to rounding, or the threshold means nothing.
-    """
-    reference = torch_reference(model)
-    judged: Judged = {}
-    for done, (image, pixels) in enumerate(zip(images, inputs, strict=True), start=1):
-        score, heat = reference(pixels)
-        # Ten tolerances: another processor, or a GPU in FP32, may have calibrated.
-        if not abs(score - image.score) <= 10 * TOLERANCES.score_relative * max(
-            abs(image.score), SMALL_SCORE
-        ):
-            raise CalibrationError(
-                f"{image.path}: the model's score is {score:.6g}, its calibration says "
-                f"{image.score:.6g}; calibrate the run again, on the CPU"
-            )
-        judged[image.pixel_sha256] = score, heat
-        step(done)
-    return judged
-
-
-def _graph_files(graph: onnx.ModelProto, target: m.Target) -> dict[str, bytes]:
-    if target == "onnx":
-        return {"model.onnx": graph.SerializeToString(deterministic=True)}
-    from .openvino import to_ir  # OpenVINO is needed for its own target only
-
-    xml, weights = to_ir(graph)
-    return {"model.xml": xml, "model.bin": weights}
-
-
-def _manifest(
-    run: Run,
-    model: SANFlow,
-    calibration: Calibration,
-    decision: Decision,
-    goldens: Goldens,
-    judged: Judged,
-    target: m.Target,
-    batch: int,
-    regions: tuple[str, ...],
-) -> m.Manifest:
-    config, record = run.config.model, run.record
-    height, width = config.height, config.width
-    return m.Manifest(
-        schema=m.SCHEMA,
-        sanflow=__version__,
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        target=target,
-        precision="fp32",
-        regions=dict.fromkeys(regions, "fp32"),
-        activation=None,
-        model=m.ModelInfo(
-            method="sanflow",
-            extractor=config.extractor,
-            taps=config.taps,
-            pools=config.pools,
-            padding=config.padding,
-            feature_scale=config.feature_scale,
-            fusion=config.fusion,
-            image_score=config.image_score,
-            weights=record.weights.source,
-            weights_sha256=record.weights.sha256,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            checkpoint_sha256=calibration.model_sha256,
-        ),
-        data=m.DataInfo(
-            fingerprint=record.data.fingerprint,
-            train=len(record.data.roles["train"]),
-            calibrate=len(calibration.images),
-        ),
-        input=m.Tensor("image", "uint8", (batch, height, width, 3)),
-        outputs=(
-            m.Tensor("score", "float32", (batch,)),
-            m.Tensor("map", "float32", (batch, height, width)),
-        ),
-        pixels=run.pixel_path,
-        calibration=m.CalibrationInfo(calibration.level_max, calibration.scores),
-        decision=decision,
-        tolerances=TOLERANCES,
-        golden=goldens.entries(),
-        references={key: score for key, (score, _) in judged.items()},
-        files={},
-        digest="",
-    )

@@ -211,10 +211,10 @@ def _failures(
     if scores.max > tolerances.score_relative:
         yield (
             f"relative score error {scores.max:.2e} of {worst} exceeds "
-            f"{tolerances.score_relative:.0e}"
+            f"{tolerances.score_relative:.2g}"
         )
     if maps is not None and maps.max > tolerances.map_absolute:
-        yield f"map error {maps.max:.2e} exceeds {tolerances.map_absolute:.0e}"
+        yield f"map error {maps.max:.2e} exceeds {tolerances.map_absolute:.2g}"
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

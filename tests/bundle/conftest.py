@@ -70,7 +70,7 @@ def draft() -> manifest.Manifest:
         pixels=imaging.PixelPath(SIDE, SIDE),
         calibration=m.CalibrationInfo(level_max=(-1.0, -0.5), scores=(0.25, 0.5, 0.75)),
         decision=m.Decision(0.75, 0.25, 0.74, 0.76, 0.0, 1.5),
-        tolerances=m.Tolerances(score_relative=1e-4, map_absolute=1e-3),
+        tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
         golden=tuple(m.GoldenEntry(m.golden_name(i), i / COUNT, "good") for i in range(COUNT)),
         references={HASH: 0.5},
         files={},

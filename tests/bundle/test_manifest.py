@@ -157,6 +157,7 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("decision/display_low", 1.5), "must be below display_high"),
     (put("tolerances/score_relative", 0.0), "must be positive"),
     (put("tolerances/map_absolute", -1.0), "must be positive"),
+    (put("tolerances/band_relative", 0.0), "must be positive"),
     (put("golden", []), "0 samples, expected 8 to 256"),
     (put("golden/0/image", "golden/001.png"), r"golden\[0\].image"),
     (put("golden/7/image", "../000.png"), r"golden\[7\].image"),

@@ -101,7 +101,7 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
         pixels=PixelPath(64, 64),
         calibration=m.CalibrationInfo((0.0, 0.0), (1.0, 2.0, 3.0)),
         decision=m.Decision(1.0, 0.1, 0.9, 1.1, 0.0, 2.0),
-        tolerances=m.Tolerances(1e-4, 1e-3),
+        tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
         golden=(),
         references={},
         files={},

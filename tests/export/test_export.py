@@ -118,7 +118,10 @@ def test_the_same_run_exports_alike_wherever_its_data_lies_now(
         data=tmp_path / "moved",
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert again.manifest.files == bundles["onnx"].manifest.files
+    reports = {"report.html"}  # what was measured
+    first = bundles["onnx"].manifest.files
+    assert again.manifest.files.keys() == first.keys()
+    assert {n for n in first if again.manifest.files[n] != first[n]} <= reports
     assert again.manifest.references == bundles["onnx"].manifest.references
     assert seen == sorted(seen)
     assert len({total for _, total in seen}) == 1
@@ -174,7 +177,7 @@ def test_an_error_beyond_tolerance_leaves_no_bundle_even_without_a_flip(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "to_onnx", twisted(1.0005))
-    with pytest.raises(ParityError, match=r"relative score error 5\.\d\de-04 of .* exceeds 1e-04"):
+    with pytest.raises(ParityError, match=r"relative score error 5\.\d\de-04 of .* exceeds 0.0001"):
         export_run(run, tmp_path / "b", false_alarm_rate=RATE)
     assert not list(tmp_path.iterdir())
 

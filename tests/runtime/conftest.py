@@ -171,7 +171,7 @@ def make_bundle(
             "pixels": PixelPath(HEIGHT, WIDTH, roi),
             "calibration": m.CalibrationInfo(level_max=(0.0,), scores=(0.25, 0.5)),
             "decision": m.Decision(middle, 0.25, middle - 1e-3, middle + 1e-3, 0.0, 2 * middle),
-            "tolerances": m.Tolerances(score_relative=1e-4, map_absolute=1e-3),
+            "tolerances": m.Tolerances(1e-4, 1e-4, 1e-3),
             "golden": tuple(
                 m.GoldenEntry(m.golden_name(i), float(score) + golden_shift, "good")
                 for i, score in enumerate(scores)

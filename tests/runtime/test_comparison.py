@@ -19,7 +19,7 @@ from sanflow.runtime import Engine, TensorSpec
 from sanflow.runtime.comparison import Case, Comparison, compare, rank_correlation
 
 DECISION = Decision(1.0, 0.1, 0.99, 1.01, 0.0, 2.0)
-TOLERANCES = Tolerances(score_relative=1e-4, map_absolute=1e-3)
+TOLERANCES = Tolerances(score_relative=1e-4, band_relative=1e-4, map_absolute=1e-3)
 SIDE = 4
 
 
@@ -82,7 +82,7 @@ def test_score_errors_are_relative_and_the_worst_image_is_named() -> None:
     assert c.score_relative.max == pytest.approx(0.03125)
     assert c.score_relative.mean == pytest.approx((0.03125 + 0.015625) / 3)
     assert c.worst == "1.png"
-    assert c.failures == ("relative score error 3.12e-02 of 1.png exceeds 1e-04",)
+    assert c.failures == ("relative score error 3.12e-02 of 1.png exceeds 0.0001",)
 
 
 def test_tiny_scores_are_not_held_to_more_digits_than_float32_has() -> None:
@@ -94,7 +94,7 @@ def test_map_errors_are_absolute_up_to_one_and_relative_above() -> None:
     c = judge([0.5], [0.5], found_map=lambda _: 0.5 + 2**-9)
     assert c.map_absolute is not None
     assert c.map_absolute.max == c.map_absolute.mean == c.map_absolute.p99 == 2**-9
-    assert c.failures == ("map error 1.95e-03 exceeds 1e-03",)
+    assert c.failures == ("map error 1.95e-03 exceeds 0.001",)
     c = judge([0.5], [0.5], wanted_map=1024.0, found_map=lambda _: 1024.5)
     assert c.map_absolute is not None
     assert c.map_absolute.max == pytest.approx(0.5 / 1024)

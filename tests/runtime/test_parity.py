@@ -104,7 +104,7 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         pixels=PIXELS,
         calibration=m.CalibrationInfo((0.0,), tuple(sorted(known.values()))),
         decision=Decision(0.6, 0.2, 0.59, 0.61, 0.0, 1.0),
-        tolerances=m.Tolerances(1e-4, 1e-3),
+        tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
         golden=tuple(
             m.GoldenEntry(m.golden_name(i), score, "good") for i, (score, _) in enumerate(judged)
         ),

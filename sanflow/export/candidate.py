@@ -1,0 +1,113 @@
+"""Candidates for the shipped graph: one plan each, as the bytes that a bundle would hold.
+
+A bench keeps what all of them share: the compiled graph, and the int8 ranges, which are observed
+once, when the first int8 plan asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ..bundle.manifest import LOWER, Precision, Target
+from ..calibration.ranges import Ranges, observe
+from ..calibration.representative import NEEDED, choose, enough
+from ..model.sanflow import SANFlow
+from ..runtime.engine import Engine
+from ..runtime.registry import ENGINES, default_setting
+from .parts import Part
+from .plan import Plan
+from .quantise import Activation, tensors
+from .typed import typed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One plan's graph for one target."""
+
+    plan: Plan
+    target: Target
+    activation: Activation | None
+    """How int8 regions store activations; None where there is none."""
+    files: dict[str, bytes]
+
+    @property
+    def precision(self) -> Precision:
+        """The lowest of its regions."""
+        return lowest(self.plan)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the graph's files."""
+        return sum(map(len, self.files.values()))
+
+    def open(self, engine: str | None = None) -> Engine:
+        """In an engine of this machine, the first that reads the target if none is named."""
+        setting = default_setting(self.target, engine)
+        return ENGINES[setting.engine].load(tuple(self.files.values()), setting)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The compiled graph of one model, and what makes candidates of it."""
+
+    graph: onnx.ModelProto
+    target: Target
+    activation: Activation
+    model: SANFlow
+    good: tuple[Part, ...]
+    """Calibration parts that ranges are taken from."""
+
+    def make(self, plan: Plan) -> Candidate:
+        """The candidate of a plan."""
+        quantised = "int8" in plan.regions.values()
+        graph = typed(self.graph, plan, self.ranges if quantised else None, self.activation)
+        form = self.activation if quantised else None
+        return Candidate(plan, self.target, form, graph_files(graph, self.target))
+
+    def uniform(self, precision: Precision) -> Candidate:
+        """The candidate of the safe policy for a precision."""
+        return self.make(Plan.uniform(self.graph, precision))
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """Of every value that int8 may round, over parts that look as different as they can."""
+        chosen = choose(_features(self.model, self.good), NEEDED)
+        images = [self.good[index].image for index in chosen]
+        return observe(self.graph, images, tensors(self.graph, Plan.uniform(self.graph, "int8")))
+
+    @property
+    def warning(self) -> str | None:
+        """What the user should know about the parts that the ranges were taken from."""
+        return enough(self.ranges.count, self.ranges.growth)
+
+
+def lowest(plan: Plan) -> Precision:
+    """The lowest precision of a plan's regions."""
+    return max(plan.regions.values(), key=LOWER.index)
+
+
+def graph_files(graph: onnx.ModelProto, target: Target) -> dict[str, bytes]:
+    """The graph as the files of a bundle for the target."""
+    if target == "onnx":
+        return {"model.onnx": graph.SerializeToString(deterministic=True)}
+    from .openvino import to_ir  # OpenVINO is needed for its own target only
+
+    xml, weights = to_ir(graph)
+    return {"model.xml": xml, "model.bin": weights}
+
+
+def _features(model: SANFlow, parts: Sequence[Part]) -> NDArray[np.float64]:
+    """Each part as the mean of its features over all positions: what makes parts look alike."""
+    rows = []
+    with torch.inference_mode():
+        for part in parts:
+            observed = model.observe(torch.from_numpy(part.image)[None])
+            rows.append(torch.cat([v.mean(dim=(2, 3))[0] for v in observed.features]).numpy())
+    return np.asarray(np.stack(rows), np.float64)

@@ -1,0 +1,70 @@
+"""What a manifest says of a run and of the graph that was made of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from .. import __version__
+from ..bundle import manifest as m
+from ..calibration.calibrate import Calibration
+from ..model.sanflow import SANFlow
+from ..run import Run
+from .candidate import Candidate
+from .goldens import Goldens
+from .settle import Settled
+
+
+def draft(
+    run: Run,
+    model: SANFlow,
+    calibration: Calibration,
+    candidate: Candidate,
+    settled: Settled,
+    goldens: Goldens,
+    references: dict[str, float],
+    batch: int,
+) -> m.Manifest:
+    """The manifest, but for its files and digest, which writing fills in."""
+    config, record = run.config.model, run.record
+    height, width = config.height, config.width
+    return m.Manifest(
+        schema=m.SCHEMA,
+        sanflow=__version__,
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        target=candidate.target,
+        precision=candidate.precision,
+        regions=dict(candidate.plan.regions),
+        activation=candidate.activation,
+        model=m.ModelInfo(
+            method="sanflow",
+            extractor=config.extractor,
+            taps=config.taps,
+            pools=config.pools,
+            padding=config.padding,
+            feature_scale=config.feature_scale,
+            fusion=config.fusion,
+            image_score=config.image_score,
+            weights=record.weights.source,
+            weights_sha256=record.weights.sha256,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            checkpoint_sha256=calibration.model_sha256,
+        ),
+        data=m.DataInfo(
+            fingerprint=record.data.fingerprint,
+            train=len(record.data.roles["train"]),
+            calibrate=len(calibration.images),
+        ),
+        input=m.Tensor("image", "uint8", (batch, height, width, 3)),
+        outputs=(
+            m.Tensor("score", "float32", (batch,)),
+            m.Tensor("map", "float32", (batch, height, width)),
+        ),
+        pixels=run.pixel_path,
+        calibration=m.CalibrationInfo(calibration.level_max, settled.scores),
+        decision=settled.decision,
+        tolerances=settled.tolerances,
+        golden=goldens.entries(),
+        references=references,
+        files={},
+        digest="",
+    )

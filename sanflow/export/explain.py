@@ -1,0 +1,129 @@
+"""What an export did, as tables: for the terminal (`--explain`) and for the bundle's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..runtime.registry import available_engines
+from .compile import PassRecord
+from .gate import Contract, Loss
+from .search import Outcome, Trial
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, headings, and rows; the first column is text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def passes_table(passes: Sequence[PassRecord]) -> Table:
+    """What each exact simplification saved, and what is left."""
+    rows = [
+        (p.name, _giga(p.macs_before), _giga(p.macs_after), _mega(p.values_after), p.note)
+        for p in passes
+    ]
+    first, last = passes[0], passes[-1]
+    saved = 1 - last.macs_after / first.macs_before
+    whole = ("all", _giga(first.macs_before), _giga(last.macs_after), _mega(last.values_after), "")
+    return Table(
+        "Exact simplifications",
+        ("pass", "GMAC before", "GMAC after", "million values", "what it does"),
+        (*rows, whole),
+        f"Multiply-accumulates of one image, {100 * saved:.0f} % fewer than as trained.",
+    )
+
+
+def regions_table(outcome: Outcome) -> Table:
+    """The precision of each region, and what the region alone saved and cost if that was tried."""
+    alone = {(t.alone, t.plan.of(t.alone)): t for t in outcome.trials if t.alone}
+    rows = []
+    for region, precision in outcome.candidate.plan.regions.items():
+        tried = [t for (name, _), t in alone.items() if name == region]
+        rows.append((region, precision, *_cost(tried[-1] if tried else None)))
+    columns = ("region", "precision", "tried alone in", "times as fast", "share of the contract")
+    return Table("Precision by region", columns, tuple(rows))
+
+
+def gate_table(losses: Sequence[Loss], contract: Contract) -> Table:
+    """What the shipped graph lost in each engine, beside the limits."""
+    heads = ("", "limit", *(loss.engine for loss in losses))
+    rows = (
+        ("parts judged", "", *(str(loss.parts) for loss in losses)),
+        (
+            "verdicts that flip outside the uncertain band",
+            str(contract.flips_outside),
+            *(str(len(loss.flips_outside)) for loss in losses),
+        ),
+        (
+            "flips inside the band",
+            "",
+            *(str(len(loss.flips) - len(loss.flips_outside)) for loss in losses),
+        ),
+        (
+            "rank correlation of scores",
+            f"{contract.rank_correlation:g}",
+            *(f"{loss.rank_correlation:.4f}" for loss in losses),
+        ),
+        (
+            "map error, of the good parts' score range",
+            f"{contract.map_error:g}",
+            *(f"{loss.map_error:.4f}" for loss in losses),
+        ),
+        (
+            "image AUROC lost on labelled defects, points",
+            f"{contract.auroc_loss:g}",
+            *(_points(loss.auroc_loss) for loss in losses),
+        ),
+        (
+            "AUPRO lost on labelled defects, points",
+            f"{contract.aupro_loss:g}",
+            *(_points(loss.aupro_loss) for loss in losses),
+        ),
+    )
+    return Table("The gate", heads, rows)
+
+
+def trials_table(trials: Sequence[Trial], target: str) -> Table:
+    """Everything that was tried, in order."""
+    engine = (available_engines(target) or ("",))[0]
+    rows = [
+        (
+            trial.title,
+            str(trial.losses[0].parts),
+            f"{trial.speed:.2f}",
+            share(trial.share),
+            "; ".join(trial.broken) or "kept",
+        )
+        for trial in trials
+    ]
+    columns = ("plan", "parts", "times as fast as FP32", "share of the contract", "contract")
+    note = f"In {engine}; plan and FP32 took turns, so the ratio holds though the machine was busy."
+    return Table("What was tried", columns, tuple(rows), note)
+
+
+def share(value: float) -> str:
+    """A share of the contract that is used."""
+    return f"{100 * value:.0f} %" if value < 100 else "beyond any"
+
+
+def _cost(trial: Trial | None) -> tuple[str, str, str]:
+    if trial is None or trial.alone is None:
+        return "", "", ""
+    return trial.plan.of(trial.alone), f"{trial.speed:.2f}", share(trial.share)
+
+
+def _points(value: float | None) -> str:
+    return "none given" if value is None else f"{value:.2f}"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.3f}"
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.2f}"

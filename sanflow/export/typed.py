@@ -1,0 +1,36 @@
+"""From the compiled FP32 graph and a plan to the graph that is shipped: INT8, then FP16, then lint.
+
+INT8 comes first: what it writes (Q/DQ around FP32 values) is what the half pass knows to convert.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from ..bundle.manifest import Target
+from ..calibration.ranges import Ranges
+from ..errors import InputError
+from .half import to_half
+from .lint import lint
+from .plan import Plan
+from .quantise import Activation, quantise
+
+ACTIVATIONS: dict[Target, Activation] = {"onnx": "int8", "openvino": "uint8"}
+"""The form each target gets: TensorRT reads ONNX, too, and takes int8; CPUs are faster in uint8."""
+
+
+def typed(
+    graph: onnx.ModelProto, plan: Plan, ranges: Ranges | None, activation: Activation
+) -> onnx.ModelProto:
+    """The graph with each region in the precision of its plan.
+
+    Raises InputError when a plan with int8 regions comes without ranges, and when the result is
+    a graph that some engine could not run.
+    """
+    if "int8" in plan.regions.values():
+        if ranges is None:
+            raise InputError("the plan has int8 regions; give the ranges of their values")
+        graph = quantise(graph, plan, ranges, activation)
+    made = to_half(graph, plan)
+    lint(made)
+    return made
