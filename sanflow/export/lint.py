@@ -3,7 +3,7 @@
 The operators are those that ONNX Runtime, OpenVINO and TensorRT (8.6 to 11) all implement natively
 in FP32, without Log and Softplus, which give other bits in other slots of a batch (exact.py). The
 limits are TensorRT's: TopK of at most 3840 values, no antialiased or cubic resize, no dynamic
-shapes.
+shapes. Types have rules of their own (lint_types.py).
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import onnx
 from onnx import helper, shape_inference
 
 from ..errors import InputError
+from . import opset
 from .fold import Value, constants_of, skeleton
+from .lint_types import check_types
 
-OPSET = 17
-IR_VERSION = 8
+OPSET = opset.PLAIN
+IR_VERSION = opset.IR_VERSIONS[OPSET]
 # fmt: off
 OPERATORS = frozenset({
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Exp",
-    "Flatten", "Gather", "GlobalAveragePool", "HardSigmoid", "HardSwish", "MaxPool", "Mul", "Neg",
-    "Pad", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv",
+    "DequantizeLinear", "Div", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
+    "HardSigmoid", "HardSwish", "MatMul", "MaxPool", "Mul", "Neg", "Pad", "QuantizeLinear",
+    "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
     "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze",
 })
 # fmt: on
@@ -31,26 +34,28 @@ MAX_TOPK = 3840
 MAX_BYTES = 2**31 - 1
 
 
-def lint(model: onnx.ModelProto) -> None:
-    """Raise InputError naming the first thing in the graph that some engine would refuse."""
-    opsets = [(entry.domain, entry.version) for entry in model.opset_import]
-    _require(opsets == [("", OPSET)], f"operator sets {opsets}, expected only {OPSET}")
+def lint(model: onnx.ModelProto, *, uint8: bool = False, bf16: bool = False) -> None:
+    """Raise InputError naming the first thing in the graph that some engine would refuse.
+
+    `uint8` allows Q/DQ of uint8 and `bf16` BF16, in graphs that only a CPU engine will read.
+    """
     _require(model.ByteSize() <= MAX_BYTES, f"{model.ByteSize()} bytes, the limit is {MAX_BYTES}")
     for tensor in model.graph.initializer:
         external = tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
         _require(not external, f"{tensor.name} keeps its data in another file")
     constants = constants_of(model)
     for name, values in constants.items():
-        finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
+        finite = values.dtype.kind in "iub" or bool(np.isfinite(values).all())
         _require(finite, f"{name} holds values that are not finite; train the run again")
+    names = [node.name for node in model.graph.node]
+    _require(len(set(names)) == len(names) and all(names), "node names are not unique")
     bare = skeleton(model, model.graph.node, constants)
     try:
+        check_types(model, bare, constants, uint8=uint8, bf16=bf16)
         onnx.checker.check_model(bare, full_check=True)
         inferred = shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise InputError(f"exported graph: not valid ONNX: {error}") from error
-    names = [node.name for node in model.graph.node]
-    _require(len(set(names)) == len(names) and all(names), "node names are not unique")
     for node in model.graph.node:
         _check_node(node, constants)
     for info in [*model.graph.input, *inferred.graph.value_info, *model.graph.output]:
