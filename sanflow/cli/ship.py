@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,37 +23,93 @@ from .options import (
     false_alarm_rate,
 )
 
+if TYPE_CHECKING:
+    from ..export.export import Prepared
+
 
 @app.command(rich_help_panel="To the line")
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The bundle's folder; none is written with --explain alone."),
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="onnx or openvino.")] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision", help="fp32, fp16, bf16, int8, or auto: the fastest that loses nothing."
+        ),
+    ] = "fp32",
+    activation: Annotated[
+        Literal["int8", "uint8"] | None,
+        typer.Option(
+            "--activation",
+            help="Form of int8 activations: int8 suits TensorRT, too (default for onnx), uint8 is "
+            "faster on CPUs (default for openvino).",
+        ),
+    ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option("--defects", help="Labelled defects for the gate; never the test images."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what the passes saved, and each region.")
+    ] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per inference.")] = 1,
     rate: FalseAlarmOption = None,
     data: MovedDataOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Turn a run into a bundle, if its engine gives PyTorch's verdicts."""
+    """Turn a run into a bundle, if its engine gives PyTorch's verdicts.
+
+    A precision below fp32 has to pass the gate: on held-out good parts, synthetic anomalies and
+    the labelled defects you give, no verdict may flip outside the uncertain band.
+    """
     from ..calibration.calibrate import load_calibration
-    from ..export.export import export_run
+    from ..export.export import export_run, prepare
     from ..run import open_run
 
+    if out is None and not explain:
+        raise InputError("--out was not given: say where to write, or --explain to write nothing")
     opened = open_run(run)
     asked = false_alarm_rate(rate, len(load_calibration(opened).images))
-    with show.counting("exporting") as progress:
+    with show.counting_with_lines("exporting") as (progress, line):
+        options: dict[str, Any] = {
+            "precision": precision,
+            "activation": activation,
+            "batch": batch,
+            "false_alarm_rate": asked,
+            "data": data,
+            "defects": defects,
+            "tell": line,
+            "progress": progress,
+        }
+        if out is None:
+            _explain(prepare(opened, target, **options))
+            return
         bundle = export_run(
-            opened,
-            out,
-            target,
-            batch=batch,
-            false_alarm_rate=asked,
-            data=data,
-            force=force,
-            progress=progress,
+            opened, out, target, force=force, explain=_explain if explain else None, **options
         )
-    decision = bundle.manifest.decision
-    show.say(f"{out}: {target}, batch {batch}, NG above {decision.threshold:.6g}, parity passed")
+    manifest = bundle.manifest
+    show.say(
+        f"{out}: {target}, {manifest.precision}, batch {batch}, NG above "
+        f"{manifest.decision.threshold:.6g}, parity passed"
+    )
+
+
+def _explain(prepared: Prepared) -> None:
+    """The tables of the report that are known before anything is written."""
+    from ..export.explain import gate_table, passes_table, regions_table
+
+    outcome = prepared.outcome
+    tables = [passes_table(prepared.passes), regions_table(outcome)]
+    if outcome.losses:
+        tables.append(gate_table(outcome.losses, prepared.contract))
+    for table in tables:
+        show.table(table.title, table.columns, table.rows)
+    if prepared.warning is not None:
+        show.note(prepared.warning)
 
 
 @app.command(rich_help_panel="To the line")

@@ -72,6 +72,23 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def counting_with_lines(
+    what: str,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """The same, and a way to write a line above the bar; where there is no bar, to a log."""
+    with _bars() as bars:
+        task = bars.add_task(what, total=None)
+
+        def line(text: str) -> None:
+            if bars.console.is_terminal:
+                bars.console.print(text, markup=False, highlight=False)
+            else:
+                note(text)
+
+        yield lambda done, total: bars.update(task, completed=done, total=total), line
+
+
+@contextmanager
 def judging() -> Iterator[Callable[[Record], None]]:
     """A running count of images, of a source whose size is not known beforehand."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))

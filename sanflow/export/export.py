@@ -125,7 +125,7 @@ def export_run(
         defects=defects,
         contract=contract,
         tell=tell,
-        counter=counter,
+        progress=counter,
     )
     if explain is not None:
         explain(prepared)
@@ -144,7 +144,7 @@ def prepare(
     defects: Path | None = None,
     contract: Contract = Contract(),  # noqa: B008
     tell: Tell = lambda line: None,
-    counter: Counter | None = None,
+    progress: Progress | Counter | None = None,
 ) -> Prepared:
     """What `export_run` would write, chosen and judged; nothing is written."""
     chosen_target = _target(target)
@@ -154,7 +154,7 @@ def prepare(
     chosen = spread(calibration.images)
     paths = find_images(run, chosen, data)
     samples = [] if defects is None else find_defects(defects, run)
-    counter = counter or Counter(None)
+    counter = progress if isinstance(progress, Counter) else Counter(progress)
     steps = _steps(asked, len(chosen), len(samples), chosen_target)
     counter.begin(sum(steps.values()))
 
