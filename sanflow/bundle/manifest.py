@@ -212,11 +212,6 @@ class Manifest:
         )
         _check_precision(self)
 
-    @property
-    def arithmetic(self) -> Literal["f32", "bf16"]:
-        """What the engine computes in where the graph says float32."""
-        return "bf16" if "bf16" in self.regions.values() else "f32"
-
 
 def parse(data: bytes) -> Manifest:
     """The manifest that these bytes spell canonically; ConfigError says what is wrong with them."""

@@ -139,6 +139,7 @@ class _Halving:
         self._halves: set[str] = set()
         self._casts: dict[str, str] = {}
         self._quantised = any(node.op_type in _QDQ for node in model.graph.node)
+        self._half_codes = False
 
     def result(self) -> onnx.ModelProto:
         if self._quantised:
@@ -161,7 +162,7 @@ class _Halving:
         )
         if self._kind.onnx == TensorProto.BFLOAT16:
             opset.raise_opset(made, opset.BFLOAT)
-        elif self._quantised:
+        elif self._half_codes:
             opset.raise_opset(made, opset.HALF_QDQ)
         return made
 
@@ -175,6 +176,7 @@ class _Halving:
             if name in self._floats and _follows(node, index):
                 changed.input[index] = self._typed(name, half, node, index)
         if half:
+            self._half_codes |= node.op_type in _QDQ
             for attribute in changed.attribute:
                 if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
                     attribute.i = self._kind.onnx

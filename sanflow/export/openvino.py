@@ -1,4 +1,8 @@
-"""The ONNX graph as OpenVINO IR, with weights in FP32: precision is chosen, never implied."""
+"""The ONNX graph as OpenVINO IR, every type as the graph has it: precision is chosen, not implied.
+
+INT8 and BF16 are computed as written. FP16 regions are computed in FP32 by a CPU without FP16
+arithmetic, from weights that were rounded to FP16.
+"""
 
 from __future__ import annotations
 

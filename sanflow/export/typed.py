@@ -32,5 +32,5 @@ def typed(
             raise InputError("the plan has int8 regions; give the ranges of their values")
         graph = quantise(graph, plan, ranges, activation)
     made = to_half(graph, plan)
-    lint(made)
+    lint(made, uint8=activation == "uint8", bf16="bf16" in plan.regions.values())
     return made

@@ -1,8 +1,9 @@
 """OpenVINO behind the engine contract, on the CPU; it reads both the IR and the ONNX target.
 
 Settings, and why:
-- precision f32: without the hint OpenVINO computes in bfloat16 wherever the processor can, so the
-  same bundle would give other scores on other machines;
+- precision f32: what the graph leaves FP32 stays so. Without the hint OpenVINO computes everything
+  in bfloat16 wherever the processor can, likelihoods too, and the same bundle would give other
+  scores on other machines. A bf16 bundle has its types in the graph, region by region;
 - latency mode, one stream per inference in flight, by default one with all threads on it;
 - no pinning, unless asked for: two processes that pin their threads pin them to the same cores;
 - no model cache: nothing is written to disk.
@@ -43,6 +44,7 @@ class OvEngine(Engine):
     ) -> None:
         core = openvino.Core()
         model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
+        _check_bf16(core, model)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -78,6 +80,21 @@ class OvEngine(Engine):
 
     def _release(self) -> None:
         self._requests = SimpleQueue()
+
+
+def _check_bf16(core: Any, model: Any) -> None:
+    """Refuse BF16 without hardware: OpenVINO would quietly compute it in FP32, to other scores."""
+    bf16 = any(
+        port.get_element_type() == openvino.Type.bf16
+        for op in model.get_ops()
+        for port in op.outputs()
+    )
+    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError(
+            f"openvino: the bundle computes in bf16, which this processor "
+            f"({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}) does not have; export the "
+            "run with --precision int8 or fp32"
+        )
 
 
 def _spec(port: Any) -> TensorSpec:
