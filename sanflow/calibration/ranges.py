@@ -1,8 +1,9 @@
 """How large each inner value of a graph gets on real parts: what one step of int8 is worth.
 
-An absolute maximum per tensor, taken over the same images by one of four rules. Two passes over the
-images, so that memory does not grow with their number: the first finds the largest absolute value,
-the second fills a histogram of absolute values up to it.
+An absolute maximum per tensor, taken over the same images by one of four rules, and the mean of
+each channel, from which the bias that rounded weights add is known. Two passes over the images, so
+that memory does not grow with their number: the first finds the largest absolute value, the second
+fills a histogram of absolute values up to it.
 
     minmax      the largest value seen
     percentile  the value that a share 1 - PERCENTILE of all values exceeds
@@ -41,19 +42,30 @@ class Ranges:
     count: int
     """Images they were taken from."""
     maxima: Mapping[str, float]
+    means: Mapping[str, tuple[float, ...]]
+    """Of each channel (axis 1)."""
+    growth: float
+    """By how much the maxima still grew over the second half of the images, in the mean."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
-    def __getitem__(self, tensor: str) -> float:
-        try:
-            return self.maxima[tensor]
-        except KeyError:
+    def maximum(self, tensor: str) -> float:
+        """The range of a tensor; InputError if it was not observed."""
+        return self.maxima[self._known(tensor)]
+
+    def mean(self, tensor: str) -> NDArray[np.float64]:
+        """The channel means of a tensor (C,); InputError if it was not observed."""
+        return np.array(self.means[self._known(tensor)])
+
+    def _known(self, tensor: str) -> str:
+        if tensor not in self.maxima:
             raise InputError(
                 f"no range was observed for {tensor!r}, only for {len(self.maxima)} others; "
                 "observe the tensors of the same graph and plan"
-            ) from None
+            )
+        return tensor
 
 
 def observe(
@@ -80,6 +92,8 @@ class Histograms:
     """(images, tensors)."""
     counts: Mapping[str, Counts]
     """BINS equal bins from 0 to the largest peak."""
+    means: Mapping[str, NDArray[np.float64]]
+    """Per channel, (C,)."""
 
 
 def histograms(
@@ -97,11 +111,15 @@ def histograms(
         raise InputError(f"{worst} has values that are not finite; train the run again")
     top = np.maximum(peaks.max(axis=0), np.finfo(np.float32).tiny)
     counts = {name: np.zeros(BINS, np.int64) for name in inner.tensors}
+    means: dict[str, NDArray[np.float64]] = {}
     for image in images:
         for name, limit, values in zip(inner.tensors, top, inner(image), strict=True):
             places = (np.abs(values).reshape(-1) * np.float32(BINS / limit)).astype(np.int32)
             counts[name] += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
-    return Histograms(inner.tensors, peaks, counts)
+            others = tuple(axis for axis in range(values.ndim) if axis != 1)
+            mean = values.mean(axis=others, dtype=np.float64) / len(peaks)
+            means[name] = means.get(name, 0) + mean
+    return Histograms(inner.tensors, peaks, counts, means)
 
 
 def derive(found: Histograms, method: Method, percentile: float = PERCENTILE) -> Ranges:
@@ -119,7 +137,12 @@ def derive(found: Histograms, method: Method, percentile: float = PERCENTILE) ->
         else:
             share = _least(found.counts[name], _divergence)
         maxima[name] = peak * share
-    return Ranges(method, len(found.peaks), maxima)
+    means = {name: tuple(values.tolist()) for name, values in found.means.items()}
+    half = found.peaks[: (len(found.peaks) + 1) // 2].max(axis=0, initial=0)
+    whole = found.peaks.max(axis=0)
+    grew = np.divide(whole, half, out=np.ones_like(whole), where=half > 0) - 1
+    growth = float(grew.mean()) if grew.size else 0.0
+    return Ranges(method, len(found.peaks), maxima, means, growth)
 
 
 class _Inner:

@@ -7,8 +7,6 @@ of the k-centre problem). Prefixes are nested: the first 16 of 64 are the 16 tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,39 +40,20 @@ def choose(features: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     return np.array(chosen, np.int64)
 
 
-@dataclass(frozen=True)
-class Enough:
-    """Whether the images that ranges were taken from were enough, and why."""
+def enough(count: int, growth: float) -> str | None:
+    """What to tell the user about ranges of `count` images (`Ranges.count`, `Ranges.growth`).
 
-    count: int
-    growth: float
-    """By how much the ranges still grew over the second half of the images, in the mean."""
-
-    @property
-    def warning(self) -> str | None:
-        """What to tell the user; None where nothing is wrong."""
-        if self.count < NEEDED:
-            return (
-                f"int8 ranges come from {self.count} images, {NEEDED} are needed for ranges that "
-                "another choice of parts would not change; add good parts to the calibration role"
-            )
-        if self.growth > SETTLED:
-            return (
-                f"int8 ranges still grew by {self.growth:.0%} over the second half of the "
-                f"{self.count} images; add good parts to the calibration role, or keep fp16"
-            )
-        return None
-
-
-def enough(peaks: NDArray[np.floating]) -> Enough:
-    """Judge the peaks (images, tensors), in the order of `choose`: do the last ones add anything?
-
-    Raises InputError when there is no image.
+    None where they are enough: there are as many as were found to be needed, and the second half
+    of them, the less typical one, taught little more.
     """
-    values = np.asarray(peaks, np.float64)
-    if values.ndim != 2 or not len(values):
-        raise InputError(f"expected peaks (images, tensors), got {values.shape}")
-    half = values[: (len(values) + 1) // 2].max(axis=0)
-    whole = values.max(axis=0)
-    grew = np.divide(whole, half, out=np.ones_like(whole), where=half > 0) - 1
-    return Enough(len(values), float(grew.mean()) if grew.size else 0.0)
+    if count < NEEDED:
+        return (
+            f"int8 ranges come from {count} images, expected {NEEDED}: another choice of parts "
+            "could give other verdicts; add good parts to the calibration role"
+        )
+    if growth > SETTLED:
+        return (
+            f"int8 ranges grew by {growth:.0%} over the second half of {count} images, expected "
+            f"at most {SETTLED:.0%}; add good parts to the calibration role, or keep fp16"
+        )
+    return None

@@ -2,21 +2,24 @@
 
 Every Conv, Gemm and MatMul of an int8 region reads its activation through a pair of them, and its
 weights through a DequantizeLinear of an int8 constant: symmetric, one scale per output channel.
-Biases stay float. A tensor has one pair, shared by all that compute with it in int8; who needs it
-in float reads it as it was. Where data only moves between a value and the layer (padding, pooling),
-a pair stands before the move too, so that the moved bytes are int8; both inputs of a residual Add
-have one, so that a block stays int8 from end to end.
+Biases stay float, and take back what rounded weights add to a channel in the mean. A tensor has one
+pair, shared by all that compute with it in int8; who needs it in float reads it as it was. Where
+data only moves between a value and the layer (padding, pooling), a pair stands before the move too,
+so that the moved bytes are int8; both inputs of a residual Add have one, so that a block stays int8
+from end to end.
 
 Two forms, one set of ranges:
 
     int8   symmetric, zero point 0: what TensorRT takes
     uint8  non-negative values 0..255 with zero point 0, others with zero point 128, and a pair on
-           every layer's result too: what ONNX Runtime fuses into integer kernels, Relu included
+           a layer's result too where the region goes on: what ONNX Runtime fuses into integer
+           kernels, Relu included, and OpenVINO as well; twice as fine where nothing is negative
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -29,6 +32,7 @@ from ..calibration.ranges import LEVELS, Ranges
 from ..errors import InputError
 from .fold import Value, constants_of
 from .plan import Plan, region_of
+from .whole import whole_pixels
 
 Activation = Literal["int8", "uint8"]
 Use = tuple[onnx.NodeProto, int]
@@ -43,8 +47,8 @@ _KEEP_SIGN = _MOVES | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
 def tensors(graph: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
     """The values whose ranges `quantise` needs, whatever the activation type."""
     survey = _Survey(graph, plan)
-    sites = [survey.source(name) for form in get_args(Activation) for name in survey.sites(form)]
-    return tuple(dict.fromkeys(sites))
+    names = [survey.source(name) for form in get_args(Activation) for name in survey.sites(form)]
+    return tuple(dict.fromkeys([*names, *(survey.unpadded(n.input[0]) for n in survey.weighted)]))
 
 
 def quantise(
@@ -58,23 +62,28 @@ def quantise(
         raise InputError(f"activation {activation!r} is not one of int8, uint8")
     made = onnx.ModelProto()
     made.CopyFrom(graph)
+    whole = whole_pixels(made) if plan.regions.get("extractor") == "int8" else {}
     survey = _Survey(made, plan)
-    constants = constants_of(made)
+    writer = _Writer(constants_of(made))
     sites = survey.sites(activation)
     codings = {}
     for name in sites:
         source = survey.source(name)
         signed = activation == "int8" or not survey.non_negative(source)
-        codings[name] = _Coding.of(ranges[source], signed, activation)
-    writer = _Writer()
-    weights = {node.name: writer.weight(node, constants) for node in survey.weighted}
+        largest = LEVELS if source in whole else ranges.maximum(source)
+        codings[name] = _Coding.of(largest, signed, activation)
+    weights = {}
+    for node in survey.weighted:
+        given = survey.unpadded(node.input[0])
+        origin, shift = whole.get(given, (given, 0))
+        weights[node.name] = writer.weight(node, ranges.mean(origin) + shift)
     written: list[onnx.NodeProto] = []
-    values = [entry.name for entry in made.graph.input]
-    for node in (None, *made.graph.node):
-        if node is not None:
-            written += [*weights.get(node.name, ()), node]
-            values = list(node.output)
-        for name in values:
+    for name in (entry.name for entry in made.graph.input):
+        if name in sites:
+            written += writer.pair(name, sites[name], codings[name])
+    for node in made.graph.node:
+        written += [*weights.get(node.name, ()), node]
+        for name in node.output:
             if name in sites:
                 written += writer.pair(name, sites[name], codings[name])
     del made.graph.node[:]
@@ -82,7 +91,7 @@ def quantise(
     used = {name for node in written for name in node.input}
     kept = [tensor for tensor in made.graph.initializer if tensor.name in used]
     del made.graph.initializer[:]
-    made.graph.initializer.extend([*kept, *writer.constants.values()])
+    made.graph.initializer.extend([*kept, *writer.new.values()])
     return made
 
 
@@ -146,8 +155,10 @@ class _Survey:
             want(node, 0)
         if activation == "uint8":
             for node in self.weighted:
-                for reader in self._readers[self._result(node)]:
-                    want(*reader)
+                readers = self._readers[self._result(node)]
+                if any(self._int8(reader) for reader, _ in readers):
+                    for reader in readers:
+                        want(*reader)
         results = {node.output[0] for node in self.weighted}
         for node in self._nodes:
             residual = node.op_type == "Add" and self._moving.issuperset(node.input)
@@ -157,9 +168,15 @@ class _Survey:
         return {name: uses for name, uses in sites.items() if uses}
 
     def source(self, name: str) -> str:
-        """The value that `name` only moves: both share one scale, so that nothing is requantised."""
+        """The value that `name` only moves; both share one scale, so nothing is rounded twice."""
         before = self._producer.get(name)
         return self.source(before.input[0]) if before is not None and self._moves(before) else name
+
+    def unpadded(self, name: str) -> str:
+        """The value before any padding, whose channels have the same means but for the border."""
+        before = self._producer.get(name)
+        padded = before is not None and before.op_type == "Pad"
+        return self.unpadded(before.input[0]) if before is not None and padded else name
 
     def non_negative(self, name: str) -> bool:
         """Whether a value cannot be below 0, by what it is made of."""
@@ -190,19 +207,29 @@ class _Survey:
 class _Writer:
     """Makes the new nodes and their constants."""
 
-    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    constants: Mapping[str, Value]
+    new: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def weight(
-        self, node: onnx.NodeProto, constants: dict[str, Value]
+        self, node: onnx.NodeProto, means: NDArray[np.float64]
     ) -> tuple[onnx.NodeProto, ...]:
-        """The int8 weights of a layer behind a DequantizeLinear, which the layer now reads."""
+        """The int8 weights of a layer behind a DequantizeLinear, which the layer now reads.
+
+        A convolution's bias takes back what the rounded weights add to channels of these `means`.
+        """
         name = node.input[1]
-        values = np.asarray(constants[name], np.float64)
+        values = np.asarray(self.constants[name], np.float64)
         axis = 0 if node.op_type == "Conv" or _transposed(node) else values.ndim - 1
         others = tuple(a for a in range(values.ndim) if a != axis)
         largest = np.abs(values).max(axis=others, keepdims=True)
         scale = np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
         rounded = np.clip(np.round(values / scale), -LEVELS, LEVELS).astype(np.int8)
+        if node.op_type == "Conv":
+            lost = (values - rounded * scale.astype(np.float64)).sum(axis=others[1:])  # (O, C / g)
+            groups = np.repeat(
+                means.reshape(-1, lost.shape[1]), len(lost) * lost.shape[1] // means.size, axis=0
+            )
+            self._bias(node, (lost * groups).sum(axis=1))
         inputs = [
             self._constant(f"{name}/int8", rounded),
             self._constant(f"{name}/scale", scale.reshape(-1)),
@@ -228,8 +255,13 @@ class _Writer:
             helper.make_node("DequantizeLinear", [small, *code], [real], real),
         )
 
+    def _bias(self, node: onnx.NodeProto, added: NDArray[np.float64]) -> None:
+        old = np.asarray(self.constants[node.input[2]] if len(node.input) > 2 else 0, np.float64)
+        label = self._constant(f"{node.name}/bias", (old + added).astype(np.float32))
+        node.input[:] = [*node.input[:2], label]
+
     def _constant(self, name: str, value: Value) -> str:
-        self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        self.new[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
 
