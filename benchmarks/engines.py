@@ -1,0 +1,251 @@
+"""The compiled graph beside the naive trace, what a CFLOW user runs today, and peers' graphs.
+
+    python benchmarks/engines.py [--quick] [--peers FOLDER] [--extractor NAME ...] [--seconds S]
+
+SANFlow's `sanflow` preset (D = 512, taps 8/16/32, 256 px, batch 1, random weights) on three
+extractors. Every call of one extractor and number of threads takes turns in one process
+(timing.py); ratios are between their medians. `--peers` is the folder that peers.py filled. Writes
+results/engines.json, with memory and cold start of fresh processes, which hold nothing but NumPy
+and one engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from freia_form import FreiaSANFlow, cflow
+from timing import RESULTS, Call, Timing, in_onnxruntime, in_openvino, interleaved, machine
+
+from sanflow.calibration.ranges import observe
+from sanflow.export.fold import fold
+from sanflow.export.graph import to_onnx
+from sanflow.export.plan import Plan
+from sanflow.export.quantise import quantise, tensors
+from sanflow.model.config import ModelConfig
+from sanflow.model.sanflow import SANFlow
+from sanflow.runtime.machine import child_environment, usable_cpus
+
+EXTRACTORS = ("wide_resnet50_2", "resnet18", "mobilenet_v3_large")
+FIBRE = 256
+NAIVE, FP32, BF16, INT8 = "naive trace", "compiled", "compiled, bf16", "compiled, int8"
+TODAY, CFLOW = "FrEIA in PyTorch, fibre loop", "CFLOW in PyTorch, fibre loop"
+
+
+def main() -> None:
+    """Measure, print ratios, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, one thread")
+    parser.add_argument("--extractor", action="append", choices=EXTRACTORS)
+    parser.add_argument("--peers", type=Path, help="folder with EXTRACTOR/NAME.onnx")
+    parser.add_argument("--seconds", type=float, default=60.0, help="per extractor and threads")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
+    given = parser.parse_args()
+    seconds = 6.0 if given.quick else given.seconds
+    threads = (1,) if given.quick else tuple(sorted({1, min(2, usable_cpus())}))
+    found: dict[str, Any] = {"machine": machine(), "command": "engines.py", "extractors": {}}
+    for name in given.extractor or EXTRACTORS:
+        peers = sorted((given.peers / name).glob("*.onnx")) if given.peers else []
+        found["extractors"][name] = measure(name, threads, seconds, peers)
+        report(name, found["extractors"][name])
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    name: str, threads: tuple[int, ...], seconds: float, peers: list[Path]
+) -> dict[str, Any]:
+    """Everything about one extractor."""
+    model = SANFlow(ModelConfig(extractor=name)).eval().requires_grad_(False)
+    graphs = {NAIVE: naive_trace(model), FP32: to_onnx(model).SerializeToString()}
+    graphs |= int8_graphs(graphs[FP32])
+    others = {f"anomalib {path.stem}": path.read_bytes() for path in peers}
+    found: dict[str, Any] = {"mib": {k: mib(v) for k, v in {**graphs, **others}.items()}}
+    for count in threads:
+        torch.set_num_threads(count)
+        calls = engine_calls(graphs, others, count) | torch_calls(model)
+        timings = interleaved(calls, seconds)
+        found[f"{count} threads"] = {
+            "ms": timings,
+            "ratios": ratios(timings, "ms"),
+            "processor_ratios": ratios(timings, "cpu_ms"),
+        }
+        del calls
+    found["fresh process"] = fresh(graphs)
+    return found
+
+
+def naive_trace(model: SANFlow) -> bytes:
+    """FrEIA's form, all positions at once, as the tracing exporter writes it, constants folded."""
+    naive = FreiaSANFlow(model)
+    image = torch.randint(0, 256, (1, model.config.height, model.config.width, 3)).to(torch.uint8)
+    with torch.no_grad():
+        np.testing.assert_allclose(naive(image)[1], model(image)[1], rtol=1e-3, atol=1e-4)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "naive.onnx"
+            torch.onnx.export(
+                naive,
+                (image,),
+                str(path),
+                input_names=["image"],
+                output_names=["score", "map"],
+                opset_version=17,
+                dynamo=False,
+            )
+            return fold(onnx.load(path)).SerializeToString()
+
+
+def int8_graphs(graph: bytes) -> dict[str, bytes]:
+    """Every region that may be int8 is; ranges of two random images, which no speed depends on."""
+    model = onnx.load_from_string(graph)
+    plan = Plan.uniform(model, "int8")
+    rng = np.random.default_rng(0)
+    height, width = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:3])
+    images = [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(2)]
+    ranges = observe(model, images, tensors(model, plan), "minmax")
+    return {
+        f"{INT8} ({kind})": quantise(model, plan, ranges, kind).SerializeToString()
+        for kind in ("int8", "uint8")
+    }
+
+
+def engine_calls(
+    graphs: dict[str, bytes], others: dict[str, bytes], threads: int
+) -> dict[str, Call]:
+    """Each graph in each engine."""
+    calls: dict[str, Call] = {}
+    for name, graph in {**graphs, **others}.items():
+        calls[f"{name}, openvino"] = in_openvino(graph, threads)
+        calls[f"{name}, onnxruntime"] = in_onnxruntime(graph, threads)
+        if name not in (NAIVE, *(k for k in graphs if k.startswith(INT8))):
+            bf16 = f"{BF16 if name == FP32 else f'{name}, bf16'}, openvino"
+            calls[bf16] = in_openvino(graph, threads, "bf16")
+    return calls
+
+
+def torch_calls(model: SANFlow) -> dict[str, Call]:
+    """What runs today: the released codes' loop, for this model and for CFLOW's own size."""
+    fibre = FreiaSANFlow(model, FIBRE).requires_grad_(False)
+    decoders, codes = cflow(model), [torch.randn(h * w, 128) for h, w in model.sizes]
+    image = torch.zeros(1, model.config.height, model.config.width, 3, dtype=torch.uint8)
+
+    @torch.no_grad()
+    def loop() -> None:
+        fibre(image)
+
+    @torch.no_grad()
+    def smaller() -> None:
+        features = model.features(model.normalise(image))
+        for decoder, v, code in zip(decoders, features, codes, strict=True):
+            rows = v.permute(0, 2, 3, 1).reshape(-1, v.shape[1])
+            for start in range(0, rows.shape[0], FIBRE):
+                part = slice(start, start + FIBRE)
+                decoder(rows[part], [code[part]])
+
+    return {TODAY: loop, CFLOW: smaller}
+
+
+def ratios(timings: dict[str, Timing], by: str) -> dict[str, float]:
+    """How many times as fast as the naive trace on the same engine; and the issue's other pairs."""
+
+    def ratio(slow: str, fast: str) -> float:
+        return round(timings[slow][by] / timings[fast][by], 3)
+
+    found = {}
+    for name in timings:
+        engine = name.rpartition(", ")[2]
+        base = f"{NAIVE}, {engine}" if f"{NAIVE}, {engine}" in timings else f"{NAIVE}, openvino"
+        if not name.startswith("anomalib"):
+            found[f"{name} / naive"] = ratio(base, name)
+    for kind in ("int8", "uint8"):
+        found[f"int8 ({kind}) / today"] = ratio(TODAY, f"{INT8} ({kind}), openvino")
+        found[f"int8 ({kind}) / CFLOW today"] = ratio(CFLOW, f"{INT8} ({kind}), openvino")
+    found["bf16 / compiled"] = ratio(f"{FP32}, openvino", f"{BF16}, openvino")
+    for name in timings:
+        if name.startswith("anomalib"):
+            ours = f"{FP32}, " + ", ".join(name.split(", ")[1:])
+            found[f"compiled / {name}"] = ratio(name, ours)
+    return found
+
+
+CHILD = """
+import json, sys, time
+began = time.time()
+sys.path.insert(0, sys.argv[4])
+from sanflow.runtime.machine import peak_rss_mib
+from sanflow.runtime.{module} import {kind}
+import numpy as np
+imported, before = time.time(), peak_rss_mib()
+data = open(sys.argv[1], "rb").read()
+engine = {kind}(data, {none}1)
+del data
+opened = time.time()
+engine.infer(np.zeros(engine.inputs[0].shape, np.uint8))
+print(json.dumps(dict(
+    import_s=imported - began, open_s=opened - imported, first_s=time.time() - opened,
+    total_s=time.time() - float(sys.argv[2]), engine_mib=before, peak_mib=peak_rss_mib())))
+"""
+
+
+def fresh(graphs: dict[str, bytes]) -> dict[str, Any]:
+    """Peak memory and seconds to the first verdict of each graph in a process of its own."""
+    found: dict[str, Any] = {}
+    engines = {"openvino": ("ov", "OvEngine", "None, "), "onnxruntime": ("ort", "OrtEngine", "")}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, graph in graphs.items():
+            path = Path(folder) / "graph.onnx"
+            path.write_bytes(graph)
+            for engine, (module, kind, none) in engines.items():
+                code = CHILD
+                for key, value in (("module", module), ("kind", kind), ("none", none)):
+                    code = code.replace("{" + key + "}", value)
+                words = [sys.executable, "-c", code, str(path), str(time.time()), "", folder]
+                done = subprocess.run(
+                    words, env=child_environment(), capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    raise SystemExit(f"{name} in {engine}: {done.stderr[-2000:]}")
+                result = json.loads(done.stdout.splitlines()[-1])
+                result = {k: round(v, 2) for k, v in result.items()}
+                result["weights_mib"] = mib(graph)
+                over = result["peak_mib"] - result["engine_mib"]
+                result["peak_over_weights"] = round(over / result["weights_mib"], 2)
+                found[f"{name}, {engine}"] = result
+    return found
+
+
+def mib(data: bytes) -> float:
+    """Size in MiB."""
+    return round(len(data) / 2**20, 1)
+
+
+def report(name: str, found: dict[str, Any]) -> None:
+    """A table per number of threads, and one of fresh processes."""
+    line: Callable[..., None] = lambda *cells: print("  ".join(cells), flush=True)  # noqa: E731
+    for key, value in found.items():
+        if not key.endswith("threads"):
+            continue
+        print(f"\n{name}, {key}: median ms, processor ms, best ms")
+        for call, t in value["ms"].items():
+            line(f"{call:44}", f"{t['ms']:9.1f}", f"{t['cpu_ms']:9.1f}", f"{t['best_ms']:9.1f}")
+        print(f"{name}, {key}: times as fast, by the clock and by processor time")
+        for pair, ratio in value["ratios"].items():
+            line(f"{pair:60}", f"{ratio:6.2f}", f"{value['processor_ratios'][pair]:6.2f}")
+    print(f"\n{name}, fresh process: peak MiB, over weights, seconds to the first verdict")
+    for call, f in found["fresh process"].items():
+        cells = (f"{f['peak_mib']:8.0f}", f"{f['peak_over_weights']:6.2f}", f"{f['total_s']:6.2f}")
+        line(f"{call:44}", *cells)
+
+
+if __name__ == "__main__":
+    main()
