@@ -77,22 +77,6 @@ class Features(nn.Module):
         return [entry(m) for entry, m in zip(self.entries, maps + pooled, strict=True)]
 
 
-class Head(nn.Module):
-    """The statistics head without BatchNorm, computed only where it is sampled (methods 9.10)."""
-
-    def __init__(self, first: nn.Conv2d, middle: Sequence[nn.Conv2d], last: nn.Conv2d) -> None:
-        super().__init__()
-        self.first = first
-        self.middle = nn.ModuleList(middle)
-        self.last = last
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = h = F.relu(self.first(x))
-        for convolution in self.middle:
-            h = F.relu(convolution(h))
-        return cast(Tensor, self.last(h + first))
-
-
 class Heads(nn.Module):
     """The statistics heads the model has, each at the finest tap: of the variance, of the mean."""
 

@@ -23,11 +23,11 @@ from .deploy import (
     Features,
     First,
     Gather,
-    Head,
     Level,
     Pixels,
     convolution,
 )
+from .head import Head
 from .likelihood import Likelihood, Mean
 from .naive import DenseHead, Factor, JoinedFirst, Rows, SumLikelihood
 
@@ -240,20 +240,19 @@ def freeze_likelihood(model: DeployModel) -> DeployModel:
 
 
 def fold_head(model: DeployModel) -> DeployModel:
-    """BatchNorm lies in the convolutions, and the last one strides to where it is sampled."""
-    heads = model.head
+    """BatchNorm lies in the convolutions, and they are computed only around what is sampled."""
+    heads, size = model.head, (model.config.height, model.config.width)
     if isinstance(heads.spread, DenseHead):
-        heads.spread = _folded_head(heads.spread)
+        heads.spread = _folded_head(heads.spread, size)
     if isinstance(heads.mean, DenseHead):
-        heads.mean = _folded_head(heads.mean)
+        heads.mean = _folded_head(heads.mean, size)
     return model
 
 
-def _folded_head(head: DenseHead) -> Head:
+def _folded_head(head: DenseHead, size: tuple[int, int]) -> Head:
     stages = list(head.middle)
     middle = [_fused(conv, norm) for conv, norm in zip(stages[::3], stages[1::3], strict=True)]
-    head.last.stride = (head.stride, head.stride)
-    return Head(cast(nn.Conv2d, head.first[0]), middle, head.last)
+    return Head([cast(nn.Conv2d, head.first[0]), *middle, head.last], head.stride, *size)
 
 
 def fold_extractor(model: DeployModel) -> DeployModel:
@@ -294,7 +293,7 @@ def fold_pixels(model: DeployModel) -> DeployModel:
     pixels.deviation = None
     body = cast(Features, model.extractor).body
     first = [next(m for m in body.modules() if isinstance(m, nn.Conv2d))]
-    first += [cast(Head, head).first for head in model.head.children()]
+    first += [cast(nn.Conv2d, cast(Head, head).layers[0]) for head in model.head.children()]
     for layer in first:
         layer.weight.div_(deviation)
     return model
