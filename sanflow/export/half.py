@@ -2,15 +2,16 @@
 
 Nodes are not judged one by one: a node computes in the precision of its region, a value keeps the
 type it was made with, and whoever needs the other type gets one Cast, shared by all that need it.
-So no value is cast there and back. Weights of half regions are stored as halves; a weight that an
-FP32 region reads as well is there twice. Image, score and map keep their types.
+So no value is cast there and back. What only moves values leaves their type alone: an engine then
+joins the Cast with the arithmetic behind it. Weights of half regions are stored as halves; a weight
+that an FP32 region reads as well is there twice. Image, score and map keep their types.
 
 What an FP16 product inside a flow reads is clipped to what FP16 holds: anomalies reach values there
 that would become infinite. Extractor and head see bounded pixels and need no clip, and BF16 has the
 range of FP32.
 
-A graph with Q/DQ nodes may be given. QuantizeLinear is a border itself, so it takes what it is
-given, and the scales on both sides of it stay equal: all are rounded to what the half type can
+A graph with Q/DQ nodes may be given. QuantizeLinear is a border itself, so it takes any type, and
+the scales on both sides of it stay equal: all are rounded to what the half type can
 hold, and stored int8 weights follow their scale.
 """
 
@@ -28,7 +29,7 @@ from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 from ..errors import InputError
 from . import opset
 from .fold import Value, constants_of, skeleton
-from .plan import Plan, region_of, regions_of
+from .plan import MOVES, Plan, region_of, regions_of
 
 CLIP = 6e4
 """Bound of what enters an FP16 product of a flow; further below FP16's largest than rounding."""
@@ -36,6 +37,8 @@ CLIP = 6e4
 _HALF, _FLOAT, _CLIPPED = ".half", ".float", ".clipped"
 """What the names of converted values end with."""
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
+_FOLLOWING = MOVES | {"QuantizeLinear"}
+"""Operators that take the type of their first input instead of their region's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def rounding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[Rounding,
             [np.abs(weights[name]).ravel() for name in regions if regions[name] == region]
         )
         small = (size > 0) & (size < limits.smallest_normal)
-        zeroed = small & (size.astype(np.float16) == 0)
+        zeroed = small & (size <= float(limits.smallest_subnormal) / 2)
         found.append(
             Rounding(
                 region,
@@ -168,7 +171,7 @@ class _Halving:
 
     def _add(self, node: onnx.NodeProto) -> None:
         half = region_of(node.name) in self._low
-        if node.op_type == "QuantizeLinear":
+        if node.op_type in _FOLLOWING:
             half = node.input[0] in self._halves
         changed = onnx.NodeProto()
         changed.CopyFrom(node)

@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, shape_inference
 from ..errors import InputError
 from . import opset
 from .fold import Value
-from .plan import region_of
+from .plan import MOVES, region_of
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _HALVES = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
 _FLOATS = {TensorProto.FLOAT, *_HALVES}
-_FREE = ("Cast", "QuantizeLinear")
-"""What may stand at a border: they read one type and write another."""
+_FREE = MOVES | {"Cast", "QuantizeLinear"}
+"""What computes nothing in the type it reads."""
 
 
 def check_types(

@@ -18,6 +18,10 @@ import onnx
 from ..errors import InputError
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+MOVES = frozenset(
+    {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Operators that compute nothing: they have the type of what they move, whatever their region."""
 
 _LEVEL = re.compile(r"/?levels\.(\d+)/(?:blocks\.\d+/(first|last)/)?")
 _ROOMS = {"pixels": "input", "extractor": "extractor", "head": "head", "mean_head": "head"}
