@@ -50,6 +50,7 @@ def settle(
     moved = replace(
         decision,
         threshold=chosen.above(),
+        false_alarm_rate=rate,
         band_low=chosen.band_low,
         band_high=chosen.band_high,
     )
