@@ -72,7 +72,7 @@ def observe(
     graph: onnx.ModelProto,
     images: Iterable[NDArray[np.uint8]],
     tensors: Collection[str],
-    method: Method = "percentile",
+    method: Method = "mse",
     percentile: float = PERCENTILE,
 ) -> Ranges:
     """Ranges of inner values of `graph` over images uint8 (H, W, 3), which are gone through twice.
@@ -109,7 +109,7 @@ def histograms(
     if not np.isfinite(peaks).all():
         worst = inner.tensors[int(np.argmin(np.isfinite(peaks).all(axis=0)))]
         raise InputError(f"{worst} has values that are not finite; train the run again")
-    top = np.maximum(peaks.max(axis=0), np.finfo(np.float32).tiny)
+    top = np.where(peaks.max(axis=0) > 0, peaks.max(axis=0), 1)
     counts = {name: np.zeros(BINS, np.int64) for name in inner.tensors}
     means: dict[str, NDArray[np.float64]] = {}
     for image in images:
