@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16x16 joined cells too": {"model.pools": [16, 1]},
     "every position drawn": {"optim.positions": 1.0},
     "three times the learning rate": {"optim.learning_rate": 3e-3},
-    "four updates per batch": {"optim.updates": 4},
+    "one update per batch": {"optim.updates": 1},
 }
 SCORES: dict[str, dict[str, Any]] = {
     "pooled level counts three times": {"pool_weight": 3.0},

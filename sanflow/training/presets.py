@@ -62,6 +62,7 @@ def _edge() -> RunConfig:
             learning_rate=1e-3,
             warmup_meta_epochs=1,
             positions=0.25,
+            updates=4,
             feature_noise=0.1,
         ),
     )
