@@ -10,9 +10,9 @@ What an FP16 product inside a flow reads is clipped to what FP16 holds: anomalie
 that would become infinite. Extractor and head see bounded pixels and need no clip, and BF16 has the
 range of FP32.
 
-A graph with Q/DQ nodes may be given. QuantizeLinear is a border itself, so it takes any type, and
-the scales on both sides of it stay equal: all are rounded to what the half type can
-hold, and stored int8 weights follow their scale.
+A graph with Q/DQ nodes may be given. QuantizeLinear is a border itself and takes FP16 as it takes
+FP32; the scales on both sides of it stay equal: all are rounded to what FP16 can hold, and stored
+int8 weights follow their scale. BF16 never stands around int8: OpenVINO computes that wrongly.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ CLIP = 6e4
 _HALF, _FLOAT, _CLIPPED = ".half", ".float", ".clipped"
 """What the names of converted values end with."""
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_FOLLOWING = MOVES | {"QuantizeLinear"}
-"""Operators that take the type of their first input instead of their region's."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ _KINDS = {
 
 
 def to_half(
-    graph: onnx.ModelProto, plan: Plan, *, floats: Literal["fp32", "fp16", "bf16"] = "fp32"
+    graph: onnx.ModelProto, plan: Plan, *, floats: Literal["fp32", "fp16"] = "fp32"
 ) -> onnx.ModelProto:
     """The graph with its fp16 or bf16 regions in that type; without any it comes back as it is.
 
@@ -80,8 +78,8 @@ def to_half(
     kinds = set(low.values())
     if len(kinds) > 1:
         raise InputError(
-            "exported graph: fp16 regions and int8 regions around bf16, or the reverse; use one "
-            "half type in a graph"
+            "exported graph: int8 regions around fp16 beside bf16 regions; use one half type in a "
+            "graph"
         )
     return _Halving(graph, set(low), kinds.pop()).result()
 
@@ -134,18 +132,17 @@ class _Halving:
         self._model = model
         self._low = low
         self._kind = _KINDS[precision]
-        self._clips = precision == "fp16"
+        self._fp16 = precision == "fp16"
         self._constants = constants_of(model)
         self._floats = _float_values(model, self._constants)
         self._nodes: list[onnx.NodeProto] = []
         self._made: dict[str, Value] = {}
         self._halves: set[str] = set()
         self._casts: dict[str, str] = {}
-        self._quantised = any(node.op_type in _QDQ for node in model.graph.node)
         self._half_codes = False
 
     def result(self) -> onnx.ModelProto:
-        if self._quantised:
+        if self._fp16:
             self._round_scales()
         for node in self._model.graph.node:
             self._add(node)
@@ -163,7 +160,7 @@ class _Halving:
             for name, value in weights.items()
             if name in used
         )
-        if self._kind.onnx == TensorProto.BFLOAT16:
+        if not self._fp16:
             opset.raise_opset(made, opset.BFLOAT)
         elif self._half_codes:
             opset.raise_opset(made, opset.HALF_QDQ)
@@ -171,8 +168,10 @@ class _Halving:
 
     def _add(self, node: onnx.NodeProto) -> None:
         half = region_of(node.name) in self._low
-        if node.op_type in _FOLLOWING:
+        if node.op_type in MOVES or (node.op_type == "QuantizeLinear" and self._fp16):
             half = node.input[0] in self._halves
+        elif node.op_type in _QDQ:
+            half &= self._fp16
         changed = onnx.NodeProto()
         changed.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -195,7 +194,7 @@ class _Halving:
         if (name in self._halves) == half:
             return name
         if name not in self._casts:
-            clip = half and self._clips and region_of(node.name).startswith("level")
+            clip = half and self._fp16 and region_of(node.name).startswith("level")
             source = self._clip(name, node, index) if clip else name
             self._casts[name] = name + (_HALF if half else _FLOAT)
             kind = self._kind.onnx if half else TensorProto.FLOAT

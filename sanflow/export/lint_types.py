@@ -152,6 +152,10 @@ def _check_coding(
         bool(np.isfinite(values).all() and (values > 0).all()),
         f"{label} has a scale that is not positive and finite; a range of 0 needs a scale of 1",
     )
+    _require(
+        types[node.input[1]] != TensorProto.BFLOAT16,
+        f"{label} stands around BF16, which OpenVINO computes wrongly; quantise FP32 values",
+    )
     if node.op_type == "QuantizeLinear" and node.input[0] in types:
         _require(
             types[node.input[0]] == types[node.input[1]],

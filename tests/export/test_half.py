@@ -28,6 +28,7 @@ from .typed_graphs import (
     LIKELIHOOD,
     graph,
     node,
+    pair,
     quantised,
     types,
     weights,
@@ -224,13 +225,33 @@ def test_a_value_is_quantised_as_it_comes() -> None:
     assert stored[quantise.input[1]] == stored[dequantise.input[1]]
 
 
+def test_int8_beside_bf16_stays_around_fp32() -> None:
+    """OpenVINO computes int8 around BF16 wrongly, so BF16 is cast before it is quantised."""
+    nodes, constants = pair("/head/Conv", "c", np.asarray(0.05, "f4"), np.int8(0), "a")
+    model = graph(
+        node("Conv", ["x", "w"], ["c"], EXTRACTOR),
+        *nodes,
+        node("Conv", ["a", "w"], ["d"], "/head/Conv"),
+        node("Tanh", ["d"], ["y"], LIKELIHOOD),
+        w=weights(),
+        **constants,
+    )
+    made = to_half(model, Plan({"extractor": "bf16", "head": "int8", "likelihood": "fp32"}))
+    lint(made, bf16=True)
+    found = types(made)
+    coding = [n for n in made.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {found[name] for n in coding for name in n.input[:2]} == {FLOAT, TensorProto.INT8}
+    stored = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert stored["a_scale"] == np.float32(0.05)
+
+
 def test_two_half_types_and_halves_twice_are_refused(whole: onnx.ModelProto) -> None:
     half = to_half(whole, Plan.uniform(whole, "fp16"))
     with pytest.raises(InputError, match="has halves already; give the FP32 or Q/DQ graph"):
         to_half(half, Plan.uniform(half, "fp16"))
-    plan = Plan.uniform(whole, "fp16").changed({"head": "int8"})
+    plan = Plan.uniform(whole, "bf16").changed({"head": "int8"})
     with pytest.raises(InputError, match="use one half type"):
-        to_half(whole, plan, floats="bf16")
+        to_half(whole, plan, floats="fp16")
 
 
 @pytest.mark.parametrize(

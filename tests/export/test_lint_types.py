@@ -16,7 +16,7 @@ from sanflow.export.plan import Plan
 
 from .typed_graphs import COUPLING, EXTRACTOR, LIKELIHOOD, graph, node, pair, quantised, weights
 
-FP16 = TensorProto.FLOAT16
+FP16, BF16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
 
 
 def half(precision: str = "fp16") -> onnx.ModelProto:
@@ -127,6 +127,19 @@ def uneven_scales() -> onnx.ModelProto:
 def other_scale_type() -> onnx.ModelProto:
     model = quantised_half()
     return replace(model, "a_scale", np.float16(0.05))
+
+
+def bf16_around_int8() -> onnx.ModelProto:
+    nodes, constants = pair(EXTRACTOR, "h", np.float32(0.1), np.int8(0), "a")
+    model = graph(
+        node("Cast", ["x"], ["h"], f"{EXTRACTOR}/cast_0", to=BF16),
+        *nodes,
+        node("Cast", ["a"], ["y"], f"{LIKELIHOOD}/cast_0", to=1),
+        **constants,
+    )
+    tensor = next(t for t in model.graph.initializer if t.name == "a_scale")
+    tensor.CopyFrom(helper.make_tensor("a_scale", BF16, [], [0.1]))
+    return version(model, 22)
 
 
 def coupling_in_half() -> onnx.ModelProto:
@@ -245,6 +258,11 @@ def test_the_right_axis_of_every_product_passes(kind: str, options: dict[str, in
 def test_bf16_needs_its_operator_set() -> None:
     with pytest.raises(InputError, match="expected only 22 for BF16"):
         lint(version(half("bf16"), 17), bf16=True)
+
+
+def test_no_bf16_around_int8() -> None:
+    with pytest.raises(InputError, match="'/extractor/Conv/quantise' stands around BF16, .* FP32"):
+        lint(bf16_around_int8(), bf16=True)
 
 
 def test_a_cast_of_integers_is_no_pair() -> None:
