@@ -12,7 +12,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .tuned import SCHEMA, Goal, Tuned, this_device, write
 from .turns import Turns, bits
 
 LEAST_GAIN = 1.03
-"""A candidate that is not better by this factor is noise, and the default stays."""
+"""The default stays unless a candidate is better by this factor, and in three turns of four."""
 ROUNDS = 10
 """Turns that the default and a candidate take at least; the ratio is the median over them."""
 SAME = "same bits"
@@ -48,7 +48,9 @@ class Trial:
     """One inference while `in_flight` of them run; None if it was refused."""
     images_per_second: float | None
     ratio: float | None
-    """How many times as good as the default, by the goal."""
+    """How many times as good as the default, by the goal: the median over the turns."""
+    low: float | None
+    """The lower quartile of that."""
     scores: str
     """`same bits`, or on another engine what the golden samples say."""
     refused: str = ""
@@ -128,9 +130,7 @@ def tune(
     with open_engine(opened, setting=default) as base:
         search = _Search(opened, goal, base, default, seconds, progress or (lambda *_: None))
         trials = search.run(engine)
-    best = max(trials, key=_ratio)
-    if _ratio(best) < LEAST_GAIN:
-        best = trials[0]
+    best = max((t for t in trials if _better(t)), key=_ratio, default=trials[0])
     ratio = _ratio(best)
     stored, problem = None, ""
     try:
@@ -170,6 +170,7 @@ class _Search:
         self._images = full_batches(images, bundle.batch)
         self._bits: dict[str, list[bytes]] = {}
         self._said: dict[str, str] = {}
+        self._turns_of_base = Turns(base, self._images)
         self._prove(base, SAME)
 
     def run(self, engine: str | None) -> list[Trial]:
@@ -179,7 +180,8 @@ class _Search:
         plain = [s for name in names for s in shapes(name, self._goal) if s != self._default]
         total = 1 + len(plain) + sum(len(knobs(default_setting(target, n))) for n in names)
         each = self._seconds / total
-        trials = [self._measure_default(each)]
+        self._measure_default(each)
+        trials = [self._default_trial()]
         for setting in plain:
             trials.append(self._try(setting, each))
             self._progress(len(trials), total)
@@ -194,15 +196,17 @@ class _Search:
                 self._progress(len(trials), total)
                 if _ratio(trial) > LEAST_GAIN * _ratio(best):
                     best = trial
-        return trials
+        # Over all turns, as the machine was on the whole.
+        return [self._default_trial(), *trials[1:]]
 
-    def _measure_default(self, seconds: float) -> Trial:
-        turn = Turns(self._base, self._images)
-        turn.warm_up()
+    def _measure_default(self, seconds: float) -> None:
+        self._turns_of_base.warm_up()
         deadline = time.perf_counter() + seconds
-        while time.perf_counter() < deadline or turn.count < ROUNDS:
-            turn.take(1)
-        return self._trial(self._default, turn, 1.0)
+        while time.perf_counter() < deadline or self._turns_of_base.count < ROUNDS:
+            self._turns_of_base.take(1)
+
+    def _default_trial(self) -> Trial:
+        return self._trial(self._default, self._turns_of_base, [1.0, 1.0])
 
     def _try(self, setting: Setting, seconds: float) -> Trial:
         try:
@@ -210,18 +214,26 @@ class _Search:
             with open_engine(self._bundle, setting=setting) as engine:
                 if bits(engine, self._images) != self._bits[setting.engine]:
                     raise EngineError("other bits than the default's")
-                mine, base = Turns(engine, self._images), Turns(self._base, self._images)
-                ratios = list(self._turns(mine, base, seconds))
+                mine = Turns(engine, self._images)
+                ratios = list(self._compare(mine, seconds))
         except (EngineError, ParityError) as error:
-            return Trial(setting, None, None, None, "", f"refused: {error}")
-        return self._trial(setting, mine, statistics.median(ratios))
+            return Trial(setting, None, None, None, None, "", f"refused: {error}")
+        return self._trial(setting, mine, ratios)
 
-    def _trial(self, setting: Setting, turns: Turns, ratio: float) -> Trial:
-        said = self._said[setting.engine]
-        return Trial(setting, turns.call_ms, turns.images_per_second, round(ratio, 3), said)
+    def _trial(self, setting: Setting, turns: Turns, ratios: Sequence[float]) -> Trial:
+        low, ratio, _ = statistics.quantiles(ratios, n=4)
+        return Trial(
+            setting=setting,
+            call_ms=turns.call_ms,
+            images_per_second=turns.images_per_second,
+            ratio=round(ratio, 3),
+            low=round(low, 3),
+            scores=self._said[setting.engine],
+        )
 
-    def _turns(self, mine: Turns, base: Turns, seconds: float) -> Iterator[float]:
-        """Ratios of the two, turn by turn."""
+    def _compare(self, mine: Turns, seconds: float) -> Iterator[float]:
+        """How many times as good as the default, turn by turn."""
+        base = self._turns_of_base
         slowest = max(mine.warm_up(), base.warm_up())
         calls = max(1, round(seconds / (2 * ROUNDS * slowest)))
         for _ in range(ROUNDS):
@@ -278,3 +290,8 @@ def knobs(setting: Setting) -> list[dict[str, Any]]:
 
 def _ratio(trial: Trial) -> float:
     return trial.ratio or 0.0
+
+
+def _better(trial: Trial) -> bool:
+    """Better than the default for certain, as far as turns can tell."""
+    return _ratio(trial) >= LEAST_GAIN and (trial.low or 0.0) > 1

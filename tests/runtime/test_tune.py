@@ -79,8 +79,10 @@ def test_the_winner_is_stored_and_used(bundle: Bundle, cache: Path, goal: Any) -
     assert not [t for t in report.trials if t.refused]
     assert len({t.setting for t in report.trials}) == len(report.trials)
     assert all(done <= total for done, total in ticks)
-    best = max(report.trials, key=lambda t: t.ratio or 0)
-    assert report.winner == (best.setting if report.ratio >= module.LEAST_GAIN else first.setting)
+    chosen = next(t for t in report.trials if t.setting == report.winner)
+    assert chosen.ratio == report.ratio
+    better = [t for t in report.trials if (t.ratio or 0) >= module.LEAST_GAIN and (t.low or 0) > 1]
+    assert chosen is (max(better, key=lambda t: t.ratio or 0) if better else first)
     stored = cache / "sanflow" / bundle.manifest.digest / "tune.json"
     assert report.stored == str(stored)
     assert read(bundle) == (
@@ -156,6 +158,24 @@ def test_a_setting_that_cannot_be_opened_is_said(
     refused = [t.refused for t in report.trials if t.setting.engine == "openvino"]
     assert refused
     assert all("no such option" in why for why in refused)
+
+
+def test_a_gain_in_half_the_turns_is_noise(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(*ratios: float) -> Any:
+        def compare(self: Any, mine: Any, seconds: float) -> Any:
+            mine.take(1)
+            return iter(ratios * 2)
+
+        monkeypatch.setattr(module._Search, "_compare", compare)
+        return tune(bundle, engine="openvino", seconds=0.1)
+
+    monkeypatch.setattr(module, "knobs", lambda setting: [{"pinned": True}])
+    monkeypatch.setattr(module, "shapes", lambda engine, goal: [])
+    assert pretend(0.9, 1.2, 0.95, 1.3).ratio == 1
+    assert pretend(1.01, 1.02, 1.02, 1.01).ratio == 1
+    won = pretend(1.1, 1.2, 1.3, 0.99, 1.2)
+    assert won.winner.pinned
+    assert won.ratio == 1.2
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
