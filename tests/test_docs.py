@@ -21,6 +21,7 @@ from sanflow import schema
 from sanflow.bundle import Manifest
 from sanflow.cli import app
 from sanflow.config import RunConfig
+from sanflow.imaging import read, write_png
 from sanflow.training.presets import PRESETS, preset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -78,6 +79,10 @@ def place(
     def prepare(with_run: bool) -> None:
         shutil.copytree(parts, tmp_path / "parts")
         shutil.copytree(parts / "test", tmp_path / "new-parts")
+        for path in (parts / "test" / "dent").iterdir():
+            mine = tmp_path / "my-defects" / "dent" / path.name
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            write_png(mine, 255 - read(path))
         if with_run:
             shutil.copytree(tiny_run, tmp_path / "run")
         monkeypatch.chdir(tmp_path)
@@ -85,7 +90,15 @@ def place(
     return prepare
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/training.md", "docs/deployment.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/training.md",
+        "docs/deployment.md",
+        pytest.param("docs/precision.md", marks=pytest.mark.slow),
+    ],
+)
 def test_every_documented_command_runs(
     name: str, place: Callable[[bool], None], tiny_options: list[str]
 ) -> None:
@@ -97,7 +110,7 @@ def test_every_documented_command_runs(
         "bench": ["--seconds", "0.2", "--cold-starts", "1"],
     }
     page = REPOSITORY / name
-    place(name == "docs/deployment.md")
+    place(name in ("docs/deployment.md", "docs/precision.md"))
     for text in blocks(page, "toml"):
         file, body = text.split("\n", 1)
         Path(file.removeprefix("# ")).write_text(body, "utf-8")
