@@ -3,8 +3,8 @@
     python benchmarks/engines.py [--quick] [--peers FOLDER] [--extractor NAME ...] [--seconds S]
 
 SANFlow's `sanflow` preset (D = 512, taps 8/16/32, 256 px, batch 1, random weights) on three
-extractors. Every call of one extractor and number of threads takes turns in one process
-(timing.py); ratios are between their medians. `--peers` is the folder that peers.py filled. Writes
+extractors. Calls that are compared take turns in one process (timing.py), group by group to bound
+memory; ratios are between their medians. `--peers` is the folder that peers.py filled. Writes
 results/engines.json, with memory and cold start of fresh processes, which hold nothing but NumPy
 and one engine.
 """
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,42 +68,80 @@ def measure(
 ) -> dict[str, Any]:
     """Everything about one extractor."""
     model = SANFlow(ModelConfig(extractor=name)).eval().requires_grad_(False)
-    graphs = {NAIVE: naive_trace(model), FP32: to_onnx(model).SerializeToString()}
-    graphs |= int8_graphs(graphs[FP32])
-    others = {f"anomalib {path.stem}": path.read_bytes() for path in peers}
-    found: dict[str, Any] = {"mib": {k: mib(v) for k, v in {**graphs, **others}.items()}}
-    for count in threads:
-        torch.set_num_threads(count)
-        calls = engine_calls(graphs, others, count) | torch_calls(model)
-        timings = interleaved(calls, seconds)
-        found[f"{count} threads"] = {
-            "ms": timings,
-            "ratios": ratios(timings, "ms"),
-            "processor_ratios": ratios(timings, "cpu_ms"),
-        }
-        del calls
-    found["fresh process"] = fresh(graphs)
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = saved(model, Path(folder))
+        found: dict[str, Any] = {"mib": {k: mib(p) for k, p in graphs.items()}}
+        for count in threads:
+            torch.set_num_threads(count)
+            made = groups(model, graphs, peers, count)
+            tables = [interleaved(build(), seconds / len(made)) for build in made]
+            found[f"{count} threads"] = [
+                {"ms": t, "ratios": ratios(t, "ms"), "processor_ratios": ratios(t, "cpu_ms")}
+                for t in tables
+            ]
+        found["fresh process"] = fresh(graphs)
     return found
 
 
-def naive_trace(model: SANFlow) -> bytes:
+def saved(model: SANFlow, folder: Path) -> dict[str, Path]:
+    """Every graph of the model, in files: a process that holds them all would run out of memory."""
+    naive_trace(model, folder / "naive.onnx")
+    graph = to_onnx(model)
+    onnx.save(graph, folder / "fp32.onnx")
+    found = {NAIVE: folder / "naive.onnx", FP32: folder / "fp32.onnx"}
+    for kind, made in int8_graphs(graph.SerializeToString()).items():
+        found[kind] = folder / f"{len(found)}.onnx"
+        found[kind].write_bytes(made)
+    return found
+
+
+def groups(
+    model: SANFlow, graphs: dict[str, Path], peers: list[Path], threads: int
+) -> list[Callable[[], dict[str, Call]]]:
+    """Calls that are compared, and so take turns; one group is in memory at a time."""
+    low = {name: path for name, path in graphs.items() if name.startswith(INT8)}
+
+    def ours_openvino() -> dict[str, Call]:
+        calls = {f"{n}, openvino": in_openvino(p, threads) for n, p in graphs.items()}
+        return {**calls, f"{BF16}, openvino": in_openvino(graphs[FP32], threads, "bf16")}
+
+    def ours_onnxruntime() -> dict[str, Call]:
+        return {f"{n}, onnxruntime": in_onnxruntime(p, threads) for n, p in graphs.items()}
+
+    def today() -> dict[str, Call]:
+        calls = {f"{n}, openvino": in_openvino(p, threads) for n, p in low.items()}
+        return calls | torch_calls(model)
+
+    def beside(peer: Path) -> dict[str, Call]:
+        calls: dict[str, Call] = {}
+        for name, path in ((FP32, graphs[FP32]), (f"anomalib {peer.stem}", peer)):
+            calls[f"{name}, openvino"] = in_openvino(path, threads)
+            calls[f"{name}, bf16, openvino"] = in_openvino(path, threads, "bf16")
+            calls[f"{name}, onnxruntime"] = in_onnxruntime(path, threads)
+        return calls
+
+    pairs = [lambda peer=peer: beside(peer) for peer in peers]
+    return [ours_openvino, ours_onnxruntime, today, *pairs]
+
+
+def naive_trace(model: SANFlow, path: Path) -> None:
     """FrEIA's form, all positions at once, as the tracing exporter writes it, constants folded."""
     naive = FreiaSANFlow(model)
     image = torch.randint(0, 256, (1, model.config.height, model.config.width, 3)).to(torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         np.testing.assert_allclose(naive(image)[1], model(image)[1], rtol=1e-3, atol=1e-4)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "naive.onnx"
-            torch.onnx.export(
-                naive,
-                (image,),
-                str(path),
-                input_names=["image"],
-                output_names=["score", "map"],
-                opset_version=17,
-                dynamo=False,
-            )
-            return fold(onnx.load(path)).SerializeToString()
+        torch.onnx.export(
+            naive,
+            (image,),
+            str(path),
+            input_names=["image"],
+            output_names=["score", "map"],
+            opset_version=17,
+            dynamo=False,
+        )
+    del naive
+    onnx.save(fold(onnx.load(path)), path)
 
 
 def int8_graphs(graph: bytes) -> dict[str, bytes]:
@@ -117,20 +156,6 @@ def int8_graphs(graph: bytes) -> dict[str, bytes]:
         f"{INT8} ({kind})": quantise(model, plan, ranges, kind).SerializeToString()
         for kind in ("int8", "uint8")
     }
-
-
-def engine_calls(
-    graphs: dict[str, bytes], others: dict[str, bytes], threads: int
-) -> dict[str, Call]:
-    """Each graph in each engine."""
-    calls: dict[str, Call] = {}
-    for name, graph in {**graphs, **others}.items():
-        calls[f"{name}, openvino"] = in_openvino(graph, threads)
-        calls[f"{name}, onnxruntime"] = in_onnxruntime(graph, threads)
-        if name not in (NAIVE, *(k for k in graphs if k.startswith(INT8))):
-            bf16 = f"{BF16 if name == FP32 else f'{name}, bf16'}, openvino"
-            calls[bf16] = in_openvino(graph, threads, "bf16")
-    return calls
 
 
 def torch_calls(model: SANFlow) -> dict[str, Call]:
@@ -156,32 +181,26 @@ def torch_calls(model: SANFlow) -> dict[str, Call]:
 
 
 def ratios(timings: dict[str, Timing], by: str) -> dict[str, float]:
-    """How many times as fast as the naive trace on the same engine; and the issue's other pairs."""
-
-    def ratio(slow: str, fast: str) -> float:
-        return round(timings[slow][by] / timings[fast][by], 3)
-
-    found = {}
+    """How many times as fast the second of a pair is, for every pair of the group that is asked."""
+    pairs = []
     for name in timings:
         engine = name.rpartition(", ")[2]
-        base = f"{NAIVE}, {engine}" if f"{NAIVE}, {engine}" in timings else f"{NAIVE}, openvino"
-        if not name.startswith("anomalib"):
-            found[f"{name} / naive"] = ratio(base, name)
-    for kind in ("int8", "uint8"):
-        found[f"int8 ({kind}) / today"] = ratio(TODAY, f"{INT8} ({kind}), openvino")
-        found[f"int8 ({kind}) / CFLOW today"] = ratio(CFLOW, f"{INT8} ({kind}), openvino")
-    found["bf16 / compiled"] = ratio(f"{FP32}, openvino", f"{BF16}, openvino")
-    for name in timings:
+        if f"{NAIVE}, {engine}" in timings and not name.startswith(NAIVE):
+            pairs.append((f"{NAIVE}, {engine}", name))
+        if TODAY in timings and name.startswith(INT8):
+            pairs += [(TODAY, name), (CFLOW, name)]
         if name.startswith("anomalib"):
-            ours = f"{FP32}, " + ", ".join(name.split(", ")[1:])
-            found[f"compiled / {name}"] = ratio(name, ours)
-    return found
+            pairs.append((name, ", ".join([FP32, *name.split(", ")[1:]])))
+    if {f"{FP32}, openvino", f"{BF16}, openvino"} <= set(timings):
+        pairs.append((f"{FP32}, openvino", f"{BF16}, openvino"))
+    return {
+        f"{fast} / {slow}": round(timings[slow][by] / timings[fast][by], 3) for slow, fast in pairs
+    }
 
 
 CHILD = """
 import json, sys, time
 began = time.time()
-sys.path.insert(0, sys.argv[4])
 from sanflow.runtime.machine import peak_rss_mib
 from sanflow.runtime.{module} import {kind}
 import numpy as np
@@ -197,54 +216,51 @@ print(json.dumps(dict(
 """
 
 
-def fresh(graphs: dict[str, bytes]) -> dict[str, Any]:
+def fresh(graphs: dict[str, Path]) -> dict[str, Any]:
     """Peak memory and seconds to the first verdict of each graph in a process of its own."""
     found: dict[str, Any] = {}
     engines = {"openvino": ("ov", "OvEngine", "None, "), "onnxruntime": ("ort", "OrtEngine", "")}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, graph in graphs.items():
-            path = Path(folder) / "graph.onnx"
-            path.write_bytes(graph)
-            for engine, (module, kind, none) in engines.items():
-                code = CHILD
-                for key, value in (("module", module), ("kind", kind), ("none", none)):
-                    code = code.replace("{" + key + "}", value)
-                words = [sys.executable, "-c", code, str(path), str(time.time()), "", folder]
-                done = subprocess.run(
-                    words, env=child_environment(), capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    raise SystemExit(f"{name} in {engine}: {done.stderr[-2000:]}")
-                result = json.loads(done.stdout.splitlines()[-1])
-                result = {k: round(v, 2) for k, v in result.items()}
-                result["weights_mib"] = mib(graph)
-                over = result["peak_mib"] - result["engine_mib"]
-                result["peak_over_weights"] = round(over / result["weights_mib"], 2)
-                found[f"{name}, {engine}"] = result
+    for name, path in graphs.items():
+        for engine, (module, kind, none) in engines.items():
+            code = CHILD
+            for key, value in (("module", module), ("kind", kind), ("none", none)):
+                code = code.replace("{" + key + "}", value)
+            words = [sys.executable, "-c", code, str(path), str(time.time())]
+            done = subprocess.run(
+                words, env=child_environment(), capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"{name} in {engine}: {done.stderr[-2000:]}")
+            result = json.loads(done.stdout.splitlines()[-1])
+            result = {k: round(v, 2) for k, v in result.items()}
+            result["weights_mib"] = mib(path)
+            over = result["peak_mib"] - result["engine_mib"]
+            result["peak_over_weights"] = round(over / result["weights_mib"], 2)
+            found[f"{name}, {engine}"] = result
     return found
 
 
-def mib(data: bytes) -> float:
+def mib(path: Path) -> float:
     """Size in MiB."""
-    return round(len(data) / 2**20, 1)
+    return round(path.stat().st_size / 2**20, 1)
 
 
 def report(name: str, found: dict[str, Any]) -> None:
     """A table per number of threads, and one of fresh processes."""
-    line: Callable[..., None] = lambda *cells: print("  ".join(cells), flush=True)  # noqa: E731
     for key, value in found.items():
         if not key.endswith("threads"):
             continue
-        print(f"\n{name}, {key}: median ms, processor ms, best ms")
-        for call, t in value["ms"].items():
-            line(f"{call:44}", f"{t['ms']:9.1f}", f"{t['cpu_ms']:9.1f}", f"{t['best_ms']:9.1f}")
-        print(f"{name}, {key}: times as fast, by the clock and by processor time")
-        for pair, ratio in value["ratios"].items():
-            line(f"{pair:60}", f"{ratio:6.2f}", f"{value['processor_ratios'][pair]:6.2f}")
+        for group in value:
+            print(f"\n{name}, {key}: median ms, processor ms, best ms")
+            for call, t in group["ms"].items():
+                print(f"{call:44} {t['ms']:9.1f} {t['cpu_ms']:9.1f} {t['best_ms']:9.1f}")
+            print("times as fast, by the clock and by processor time")
+            for pair, ratio in group["ratios"].items():
+                print(f"{pair:76} {ratio:6.2f} {group['processor_ratios'][pair]:6.2f}")
     print(f"\n{name}, fresh process: peak MiB, over weights, seconds to the first verdict")
     for call, f in found["fresh process"].items():
-        cells = (f"{f['peak_mib']:8.0f}", f"{f['peak_over_weights']:6.2f}", f"{f['total_s']:6.2f}")
-        line(f"{call:44}", *cells)
+        cells = f"{f['peak_mib']:8.0f} {f['peak_over_weights']:6.2f} {f['total_s']:6.2f}"
+        print(f"{call:44} {cells}", flush=True)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def interleaved(
 
 
 def compiled(
-    graph: bytes, threads: int, precision: str = "f32", profile: bool = False
+    graph: bytes | Path, threads: int, precision: str = "f32", profile: bool = False
 ) -> openvino.CompiledModel:
     """A graph in OpenVINO as sanflow's runtime sets it up; `precision` f32 or bf16."""
     core = openvino.Core()
@@ -71,7 +71,7 @@ def compiled(
     return core.compile_model(core.read_model(graph), "CPU", settings)
 
 
-def in_openvino(graph: bytes, threads: int, precision: str = "f32") -> Call:
+def in_openvino(graph: bytes | Path, threads: int, precision: str = "f32") -> Call:
     """One inference on a fixed random input."""
     model = compiled(graph, threads, precision)
     request, port = model.create_infer_request(), model.inputs[0]
@@ -79,7 +79,7 @@ def in_openvino(graph: bytes, threads: int, precision: str = "f32") -> Call:
     return lambda: request.infer({0: value}, share_inputs=True)
 
 
-def in_onnxruntime(graph: bytes, threads: int) -> Call:
+def in_onnxruntime(graph: bytes | Path, threads: int) -> Call:
     """One inference on a fixed random input."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
