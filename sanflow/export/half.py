@@ -2,8 +2,8 @@
 
 Nodes are not judged one by one: a node computes in the precision of its region, a value keeps the
 type it was made with, and whoever needs the other type gets one Cast, shared by all that need it.
-So no value is cast there and back. What only moves values leaves their type alone: an engine then
-joins the Cast with the arithmetic behind it. Weights of half regions are stored as halves; a weight
+So no value is cast there and back. What only moves halves leaves them halves: an engine then joins
+the Cast with the arithmetic behind it. Weights of half regions are stored as halves; a weight
 that an FP32 region reads as well is there twice. Image, score and map keep their types.
 
 What an FP16 product inside a flow reads is clipped to what FP16 holds: anomalies reach values there
@@ -168,9 +168,11 @@ class _Halving:
 
     def _add(self, node: onnx.NodeProto) -> None:
         half = region_of(node.name) in self._low
-        if node.op_type in MOVES or (node.op_type == "QuantizeLinear" and self._fp16):
-            half = node.input[0] in self._halves
-        elif node.op_type in _QDQ:
+        if node.op_type in MOVES:
+            half |= node.input[0] in self._halves
+        elif node.op_type == "QuantizeLinear":
+            half = node.input[0] in self._halves and self._fp16
+        elif node.op_type == "DequantizeLinear":
             half &= self._fp16
         changed = onnx.NodeProto()
         changed.CopyFrom(node)

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from sanflow.calibration.ranges import derive, histograms
 from sanflow.errors import InputError
 from sanflow.export.graph import to_onnx
 from sanflow.export.half import CLIP, rounding, to_half
 from sanflow.export.lint import lint
 from sanflow.export.openvino import to_ir
 from sanflow.export.plan import MOVES, Plan, region_of, regions_of
+from sanflow.export.quantise import quantise, tensors
 
 from .conftest import noise, small_model
 from .typed_graphs import (
@@ -293,19 +295,26 @@ def test_openvino_computes_bf16_where_the_plan_says_and_fp32_elsewhere(
     assert seen["fp32"] <= {"f32", "u8"}  # u8: the pixels, as they come in
 
 
+def int8_around_fp16(whole: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
+    """What a GPU is given: int8 products, FP16 between them, FP32 in couplings and likelihood."""
+    plan = Plan.uniform(whole, "int8")
+    alone = to_onnx(small_model())
+    ranges = derive(histograms(alone, list(images), tensors(alone, plan)), "mse")
+    return to_half(quantise(whole, plan, ranges), plan, floats="fp16")
+
+
 @pytest.mark.trt_builder
 @pytest.mark.parametrize("form", ["safe", "every", "int8 around fp16"])
-def test_nvidias_builder_makes_an_engine(whole: onnx.ModelProto, form: str) -> None:
+def test_nvidias_builder_makes_an_engine(
+    whole: onnx.ModelProto, images: NDArray[np.uint8], form: str
+) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
     model = {
         "safe": lambda: to_half(whole, Plan.uniform(whole, "fp16")),
         "every": lambda: to_half(whole, every(whole, "fp16")),
-        "int8 around fp16": lambda: to_half(
-            quantised(place=FIRST),
-            Plan({"level1.first": "int8", "likelihood": "fp32"}),
-            floats="fp16",
-        ),
+        "int8 around fp16": lambda: int8_around_fp16(whole, images),
     }[form]()
+    lint(model)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(0)

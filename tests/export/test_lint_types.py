@@ -261,7 +261,7 @@ def test_bf16_needs_its_operator_set() -> None:
 
 
 def test_no_bf16_around_int8() -> None:
-    with pytest.raises(InputError, match="'/extractor/Conv/quantise' stands around BF16, .* FP32"):
+    with pytest.raises(InputError, match=r"'/extractor/Conv/quantise' stands around BF16, .* FP32"):
         lint(bf16_around_int8(), bf16=True)
 
 
