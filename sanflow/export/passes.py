@@ -41,10 +41,12 @@ def pointwise(model: DeployModel) -> DeployModel:
 
 
 def _maps(level: Level) -> Level:
-    for block in cast("list[Block]", list(level.blocks)):
+    blocks = cast("list[Block]", list(level.blocks))
+    code = cast(JoinedFirst, blocks[0].first).code.T.reshape(1, -1, *level.size)
+    for block in blocks:
         first, last = cast(JoinedFirst, block.first), cast(Factor, block.last)
         first.layer = _pointwise(first.layer)
-        first.code = first.code.T.reshape(1, -1, *level.size)
+        first.code = code
         last.layer = _pointwise(last.layer)
         block.mix = _pointwise(block.mix)
         norm = cast(Affine, block.norm)
