@@ -170,6 +170,21 @@ def test_a_data_set_that_moved(command: str, tiny_run: Path, tmp_path: Path) -> 
     assert "--data" in found
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "--out was not given: say where to write, or --explain to write nothing"),
+        (["--explain", "--precision", "int4"], "'int4' is not one of fp32, fp16, bf16, int8, auto"),
+        (["--explain", "--precision", "bf16"], "bf16 needs the target openvino, not onnx"),
+        (["--explain", "--defects", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_export_refuses_a_precision_that_cannot_be(
+    tiny_run: Path, words: list[str], reason: str
+) -> None:
+    assert reason in fails(2, "export", tiny_run, *words)
+
+
 def test_export_refuses_an_unknown_target(tiny_run: Path, tmp_path: Path) -> None:
     words = ("export", tiny_run, "--out", tmp_path / "b", "--target", "tflite")
     assert "'tflite' is not one of onnx, openvino" in fails(2, *words)
