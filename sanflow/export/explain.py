@@ -75,6 +75,11 @@ def gate_table(losses: Sequence[Loss], contract: Contract) -> Table:
             *(f"{loss.map_error:.4f}" for loss in losses),
         ),
         (
+            "AUPRO lost on synthetic anomalies, points",
+            f"{contract.aupro_loss:g}",
+            *(_points(loss.synthetic_aupro_loss) for loss in losses),
+        ),
+        (
             "image AUROC lost on labelled defects, points",
             f"{contract.auroc_loss:g}",
             *(_points(loss.auroc_loss) for loss in losses),

@@ -21,7 +21,10 @@ torch.set_num_threads(1)
 
 HEAVY = ("resnet34", "resnet50", "wide_resnet50_2", "wide_resnet101_2")
 FAMILIES = [
-    pytest.param({"extractor": name}, marks=[pytest.mark.slow] if name in HEAVY else [])
+    pytest.param(
+        {"extractor": name, "feature_scale": "standard"},  # random weights: maps of any size
+        marks=[pytest.mark.slow] if name in HEAVY else [],
+    )
     for name in EXTRACTORS
 ]
 
@@ -38,6 +41,8 @@ FAMILIES = [
 def test_fp32_scores_are_the_trained_models(changes: dict[str, Any]) -> None:
     model = small_model(**{"height": 64, "width": 64, "taps": (8, 16), **changes})
     images = noise(3, model, seed=1)
+    model.fit_feature_scale([images])
+    model.fit_level_max([images])  # or exp(l - m) of an untrained model is beyond comparison
     compiled = compile_model(model).model
     with torch.no_grad():
         score, heat = model(images)
@@ -64,9 +69,10 @@ def test_macs_of_a_flow_by_hand() -> None:
     before = (passive + dim) * hidden + hidden * 2 * active + (passive + active) ** 2
     after = passive * hidden + hidden * 2 * active
     means = positions * (2 * active + active)
+    enlarging = 64 * 8 * 8 + 64 * 8 * 64
     compiled = compile_model(model)
     saved = macs(naive(model)) - macs(compiled.model)
-    assert saved == 2 * positions * (before - after) - means
+    assert saved == 2 * positions * (before - after) - means - enlarging
     names = [record.name for record in compiled.passes]
     assert names[:3] == ["pointwise", "fold condition", "gather permutations"]
     for record, following in zip(compiled.passes, compiled.passes[1:], strict=False):
@@ -89,12 +95,13 @@ def test_macs_of_a_flow_by_hand() -> None:
 def test_savings_are_those_of_the_method_notes(
     extractor: str, naive_gmac: float, strided_gmac: float
 ) -> None:
-    """Table 9.13 with the head at stride 8; in windows it costs 3.37 (methods 9.10: 3.28).
+    """Table 9.13 with the head at stride 8; in windows it costs 3.37 (methods 9.10: 3.28), and
+    enlarging as matrices 0.004.
 
     The notes count windows alone; here the first row of positions is a strip of the whole width.
     """
     compiled = compile_model(SANFlow(ModelConfig(extractor=extractor)))
     assert compiled.passes[0].macs_before / 1e9 == pytest.approx(naive_gmac, abs=2e-3)
     assert compiled.passes[-1].macs_after / 1e9 == pytest.approx(
-        strided_gmac - 7.362 + 3.370, abs=3e-3
+        strided_gmac - 7.362 + 3.370 + 0.004, abs=3e-3
     )

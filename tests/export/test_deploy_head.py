@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def layers(width: int, bias: bool) -> list[nn.Conv2d]:
     with torch.random.fork_rng():
         torch.manual_seed(width)
         channels = (3, width, width, width, width, 2)
-        made = [nn.Conv2d(i, o, 3, bias=bias) for i, o in zip(channels, channels[1:], strict=False)]
+        made = [nn.Conv2d(i, o, 3, bias=bias) for i, o in pairwise(channels)]
     return [layer.double().requires_grad_(False) for layer in made]
 
 

@@ -100,6 +100,24 @@ def test_every_part_is_heard_whatever_the_batch(batch: int) -> None:
     assert loss.broken(LIMITS) == ()
 
 
+def test_synthetic_anomalies_bound_where_a_map_points() -> None:
+    """The image score is right, but the map no longer shows where masked anomalies lie."""
+    masked = [part("synthetic", value, slice(2, 5)) for value in (22, 24, 26)]
+
+    def mirrored(score: Any, heat: Any) -> tuple[Any, Any]:
+        return score, heat[:, ::-1, ::-1]
+
+    fair = dataclasses.replace(LIMITS, map_error=np.inf)
+    kept, lost = jury(*masked).hear(Fake(same)), jury(*masked).hear(Fake(mirrored))
+    assert kept.synthetic_aupro_loss == 0
+    assert lost.synthetic_aupro_loss is not None
+    assert lost.synthetic_aupro_loss > fair.aupro_loss
+    assert "AUPRO of synthetic anomalies falls by" in lost.broken(fair)[0]
+    assert lost.used(fair) > 1
+    assert lost.aupro_loss is None
+    assert jury().hear(Fake(mirrored)).synthetic_aupro_loss is None  # no mask, no measure
+
+
 def test_a_shift_of_all_scores_moves_the_threshold_and_no_verdict() -> None:
     """Thirty times the error that would flip verdicts at PyTorch's own threshold."""
     loss = jury().hear(Fake(lambda score, heat: (score + 3, heat)))
