@@ -180,7 +180,7 @@ def judge(engine: Engine, images: Iterable[Image]) -> Judged:
 
 def in_ov(graph: onnx.ModelProto) -> Engine:
     """As the runtime opens an openvino bundle."""
-    return OvEngine(*to_ir(graph), 1)
+    return OvEngine(list(to_ir(graph)), 1)
 
 
 def ablation(bed: Bed) -> Iterable[tuple[str, Any]]:
@@ -246,7 +246,7 @@ def nncf_forms(bed: Bed) -> dict[str, Any]:
                 subset_size=len(images),
                 ignored_scope=kept,
             )
-            engine = OvEngine(*saved(made), 1)
+            engine = OvEngine(list(saved(made)), 1)
             row = bed.compare(judge(engine, bed.judged))
             times = interleaved(
                 {"nncf": calls(engine), "ours": calls(in_ov(forms(bed)["int8"]))}, 10

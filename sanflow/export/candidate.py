@@ -50,7 +50,7 @@ class Candidate:
     def open(self, engine: str | None = None) -> Engine:
         """In an engine of this machine, the first that reads the target if none is named."""
         setting = default_setting(self.target, engine)
-        return ENGINES[setting.engine].load(tuple(self.files.values()), setting)
+        return ENGINES[setting.engine].load(list(self.files.values()), setting)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .fold import Value
 from .plan import MOVES, region_of
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_HALVES = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
+_HALVES: dict[int, str] = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
 _FLOATS = {TensorProto.FLOAT, *_HALVES}
 _FREE = MOVES | {"Cast", "QuantizeLinear"}
 """What computes nothing in the type it reads."""
@@ -92,7 +92,7 @@ def _check_halves(
     if not kinds:
         return
     region = region_of(node.name)
-    kind = _HALVES[min(kinds)]
+    kind = next(name for key, name in _HALVES.items() if key in kinds)
     _require(
         bf16 or TensorProto.BFLOAT16 not in kinds,
         f"{_label(node)} computes in BF16, which OpenVINO alone has: use --target openvino, or "
@@ -182,7 +182,7 @@ def _check_channels(
             f"{label} has scales along axis {axis}, but {_label(reader)} has its output channels "
             f"along {wanted}; write axis={wanted}",
         )
-    shape = np.shape(weight)
+    shape = () if weight is None else weight.shape
     _require(
         axis < len(shape) and shape[axis] == scale.size,
         f"{label} has {scale.size} scales for weights {shape} along axis {axis}; give one each",

@@ -27,14 +27,17 @@ _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 class OvEngine(Engine):
-    """An ONNX graph, or the xml and bin of an IR, compiled by OpenVINO."""
+    """An ONNX graph, or the xml and bin of an IR, compiled by OpenVINO.
+
+    The list of their bytes is emptied once they are read: compiling packs the weights anew, and on
+    a small machine the file need not lie in memory beside that.
+    """
 
     name = "openvino"
 
     def __init__(
         self,
-        graph: bytes,
-        weights: bytes | None,
+        files: list[bytes],
         threads: int,
         *,
         in_flight: int = 1,
@@ -43,7 +46,8 @@ class OvEngine(Engine):
         cores: Cores = "auto",
     ) -> None:
         core = openvino.Core()
-        model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
+        model = core.read_model(*files)
+        files.clear()
         _check_bf16(core, model)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

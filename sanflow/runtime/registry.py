@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..bundle import Bundle
@@ -20,7 +20,7 @@ from .setting import Setting
 from .tuned import tuned_setting
 
 
-def _onnxruntime(files: Sequence[bytes], setting: Setting) -> Engine:
+def _onnxruntime(files: list[bytes], setting: Setting) -> Engine:
     from .ort import OrtEngine
 
     return OrtEngine(
@@ -32,12 +32,11 @@ def _onnxruntime(files: Sequence[bytes], setting: Setting) -> Engine:
     )
 
 
-def _openvino(files: Sequence[bytes], setting: Setting) -> Engine:
+def _openvino(files: list[bytes], setting: Setting) -> Engine:
     from .ov import OvEngine
 
     return OvEngine(
-        files[0],
-        files[1] if len(files) > 1 else None,
+        files,
         setting.threads,
         in_flight=setting.in_flight,
         pinned=setting.pinned,
@@ -46,7 +45,7 @@ def _openvino(files: Sequence[bytes], setting: Setting) -> Engine:
     )
 
 
-def _tensorrt(files: Sequence[bytes], setting: Setting) -> Engine:
+def _tensorrt(files: list[bytes], setting: Setting) -> Engine:
     raise EngineError(f"tensorrt: {missing('tensorrt')}")
 
 
@@ -56,7 +55,7 @@ class EngineKind:
 
     targets: tuple[str, ...]
     """The bundle targets it reads."""
-    load: Callable[[Sequence[bytes], Setting], Engine]
+    load: Callable[[list[bytes], Setting], Engine]
     """Bytes of the graph's files and the setting -> an open engine."""
     planned: str = ""
     """Why this version cannot open it, whatever is installed."""

@@ -87,7 +87,7 @@ def test_one_image_has_the_same_bits_in_any_batch(changes: dict[str, Any]) -> No
     model = small_model(**changes)
     images = noise(4, model, seed=2).numpy()
     graphs = {batch: to_onnx(model, batch).SerializeToString() for batch in (1, 3)}
-    engines = (lambda graph, threads: OvEngine(graph, None, threads), OrtEngine)
+    engines = (lambda graph, threads: OvEngine([graph], threads), OrtEngine)
     for make in engines:
         alone = None
         for threads in (1, 3):

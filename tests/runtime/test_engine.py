@@ -26,12 +26,12 @@ def load_ort(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
 
 
 def load_ov(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
-    return OvEngine(model.SerializeToString(), None, threads)
+    return OvEngine([model.SerializeToString()], threads)
 
 
 def load_ir(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
     files = to_ir(model, tmp_path)
-    return OvEngine(files["model.xml"], files["model.bin"], threads)
+    return OvEngine([files["model.xml"], files["model.bin"]], threads)
 
 
 @pytest.fixture(params=[load_ort, load_ov, load_ir])
