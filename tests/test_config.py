@@ -17,7 +17,7 @@ from sanflow.errors import ConfigError
     [
         ({"loss": {"kl_weight": -1}}, r"config\.loss: .*kl_weight -1\.0 must not be negative"),
         ({"loss": {"form": "papers"}}, r"config\.loss\.form: 'papers' is not one of 'paper'"),
-        ({"optim": {"epochs": 0}}, "epochs and sub_epochs must be positive"),
+        ({"optim": {"epochs": 0}}, "epochs, sub_epochs and updates must be positive"),
         ({"optim": {"positions": 0.0}}, r"positions in \(0, 1\]"),
         ({"optim": {"workers": -1}}, "workers -1"),
         ({"pretext": {"steps": 0}}, r"config\.pretext: steps, batch and learning_rate"),

@@ -152,15 +152,16 @@ def test_every_documented_option_exists(page: Path) -> None:
 
 
 def test_sections_cited_in_the_code_exist() -> None:
-    """`methods 2.4` in a comment is a heading of docs/method.md."""
-    headings = re.findall(r"^#+ (\d+(?:\.\d+)?)", (REPOSITORY / "docs/method.md").read_text(), re.M)
-    cited = {
-        number
-        for file in (REPOSITORY / "sanflow").rglob("*.py")
-        for number in re.findall(r"methods (\d+(?:\.\d+)?)", file.read_text("utf-8"))
-    }
-    assert cited
-    assert cited <= set(headings)
+    """`methods 2.4` in a comment is a heading of docs/method.md, `graph 6` a pass of graph.md."""
+    code = "\n".join(f.read_text("utf-8") for f in (REPOSITORY / "sanflow").rglob("*.py"))
+    for word, page, number in (
+        ("methods", "method.md", r"^#+ (\d+(?:\.\d+)?)"),
+        ("graph", "graph.md", r"^\| (\d+) \|"),
+    ):
+        known = re.findall(number, (REPOSITORY / "docs" / page).read_text("utf-8"), re.M)
+        cited = set(re.findall(rf"\b{word} (\d+(?:\.\d+)?)", code))
+        assert cited
+        assert cited <= set(known), page
 
 
 def test_the_table_of_presets_is_the_presets() -> None:

@@ -20,9 +20,9 @@ Pass = Callable[[DeployModel], DeployModel]
 class PassRecord:
     """What one pass did to the multiplications of one image and to what is stored."""
 
+    number: int
+    """In docs/graph.md, with its equation."""
     name: str
-    equation: str
-    """Section of the method notes."""
     macs_before: int
     macs_after: int
     values_before: int
@@ -38,17 +38,17 @@ class Compiled:
     passes: tuple[PassRecord, ...]
 
 
-PASSES: tuple[tuple[Pass, str, str], ...] = (
-    (passes.pointwise, "9.1", "linear layers are 1x1 convolutions"),
-    (passes.fold_condition, "9.2", "the position is a row and a column of bias"),
-    (passes.gather_permutations, "9.3", "hard permutations are gathers"),
-    (passes.drop_last_mix, "9.5", "the last permutation changes no square sum"),
-    (passes.fold_factor, "9.4", "the subnet's factor 0.1 is in its weights"),
-    (passes.fold_norms, "9.4", "global scales, offsets and feature scaling are in the weights"),
-    (passes.freeze_likelihood, "9.6", "one constant per level, means as convolutions"),
-    (passes.fold_head, "9.10", "BatchNorm folded, the last convolution only where it is sampled"),
-    (passes.fold_extractor, "9.4", "BatchNorm folded"),
-    (passes.fold_pixels, "9.4", "the pixels' deviation is in the first convolutions"),
+PASSES: tuple[tuple[Pass, str], ...] = (
+    (passes.pointwise, "linear layers are 1x1 convolutions"),
+    (passes.fold_condition, "the position is a row and a column of bias"),
+    (passes.gather_permutations, "hard permutations are gathers"),
+    (passes.drop_last_mix, "the last permutation changes no square sum"),
+    (passes.fold_factor, "the subnet's factor 0.1 is in its weights"),
+    (passes.fold_norms, "global scales, offsets and feature scaling are in the weights"),
+    (passes.freeze_likelihood, "one constant per level, means as convolutions"),
+    (passes.fold_head, "BatchNorm folded, the last convolution only where it is sampled"),
+    (passes.fold_extractor, "BatchNorm folded"),
+    (passes.fold_pixels, "the pixels' deviation is in the first convolutions"),
 )
 
 
@@ -58,10 +58,10 @@ def compile_model(model: SANFlow) -> Compiled:
     state = naive(model)
     records = []
     before = macs(state), stored_values(state)
-    for apply, equation, note in PASSES:
+    for number, (apply, note) in enumerate(PASSES, start=1):
         state = apply(state)
         after = macs(state), stored_values(state)
         name = apply.__name__.replace("_", " ")
-        records.append(PassRecord(name, equation, before[0], after[0], before[1], after[1], note))
+        records.append(PassRecord(number, name, before[0], after[0], before[1], after[1], note))
         before = after
     return Compiled(state.float().eval(), tuple(records))

@@ -24,7 +24,7 @@ class Pixels(nn.Module):
     """Centred pixels (B, 3, H, W) of uint8 images (B, H, W, 3).
 
     Only the mean is left of the normalisation once the deviation lies in the first convolutions:
-    zero padding pads with the mean, so it cannot become a bias (methods 9.4).
+    zero padding pads with the mean, so it cannot become a bias (graph 10).
     """
 
     mean: Tensor
@@ -98,7 +98,7 @@ class First(nn.Module):
     """First subnet layer: relu(W1 y1 + bias), the bias a sum of terms over rows and columns.
 
     The terms are summed before they meet the image: engines do that once, when they load the
-    graph, so the file holds a row and a column and each image pays one addition (methods 9.2).
+    graph, so the file holds a row and a column and each image pays one addition (graph 2).
     """
 
     def __init__(self, convolution: nn.Conv2d, terms: Sequence[Tensor] = ()) -> None:
@@ -122,7 +122,7 @@ class First(nn.Module):
 
 
 class Gather(nn.Module):
-    """Channels in another order (methods 9.3)."""
+    """Channels in another order (graph 3)."""
 
     order: Tensor
 

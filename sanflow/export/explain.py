@@ -24,15 +24,29 @@ class Table:
 def passes_table(passes: Sequence[PassRecord]) -> Table:
     """What each exact simplification saved, and what is left."""
     rows = [
-        (p.name, _giga(p.macs_before), _giga(p.macs_after), _mega(p.values_after), p.note)
+        (
+            str(p.number),
+            p.name,
+            _giga(p.macs_before),
+            _giga(p.macs_after),
+            _mega(p.values_after),
+            p.note,
+        )
         for p in passes
     ]
     first, last = passes[0], passes[-1]
     saved = 1 - last.macs_after / first.macs_before
-    whole = ("all", _giga(first.macs_before), _giga(last.macs_after), _mega(last.values_after), "")
+    whole = (
+        "",
+        "all",
+        _giga(first.macs_before),
+        _giga(last.macs_after),
+        _mega(last.values_after),
+        "",
+    )
     return Table(
         "Exact simplifications",
-        ("pass", "GMAC before", "GMAC after", "million values", "what it does"),
+        ("", "pass", "GMAC before", "GMAC after", "million values", "what it does"),
         (*rows, whole),
         f"Multiply-accumulates of one image, {100 * saved:.0f} % fewer than as trained.",
     )

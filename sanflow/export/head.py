@@ -1,4 +1,4 @@
-"""The statistics head, computed only around the positions where it is sampled (methods 9.10).
+"""The statistics head, computed only around the positions where it is sampled (graph 8).
 
 Its maps are read at pixels (r S, c S), S the stride of the finest tap, and a value read there sees
 11 x 11 pixels: five 3x3 layers. From S = 8 on, windows overlap less than whole inner maps repeat

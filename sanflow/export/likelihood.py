@@ -1,4 +1,4 @@
-"""The likelihood of the inference model: frozen constants, weighted means, one map (methods 9.6).
+"""The likelihood of the inference model: frozen constants, weighted means, one map (graph 7).
 
 What is summed over channels is a 1x1 convolution with one output: scales that the flow left pending
 and every division are its weights. Unlike an engine's ReduceMean it gives the same bits in every
@@ -121,7 +121,7 @@ class Likelihood(nn.Module):
 
 
 def enlarged(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """The sum of maps (B, 1, h, w), each resized linearly to `size`, corners aligned (methods 9.9).
+    """The sum of maps (B, 1, h, w), each resized linearly to `size`, corners aligned (graph 7).
 
     Rows first, each level by its own matrix; then the columns of all levels, side by side, in one
     product that also sums them: as three resizes and two sums it costs engines ten times as much.
