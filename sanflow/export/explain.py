@@ -137,7 +137,7 @@ def _cost(trial: Trial | None) -> tuple[str, str, str]:
 
 
 def _points(value: float | None) -> str:
-    return "none given" if value is None else f"{value:.2f}"
+    return "none given" if value is None else f"{round(value, 2) + 0:.2f}"
 
 
 def _giga(count: int) -> str:
