@@ -38,7 +38,7 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            "--precision", help="fp32, fp16, bf16, int8, or auto: the fastest that loses nothing."
+            "--precision", help="fp32, fp16, bf16, int8, or auto: the fastest that passes the gate."
         ),
     ] = "fp32",
     activation: Annotated[
