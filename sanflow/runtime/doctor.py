@@ -205,7 +205,7 @@ def _tuning(bundle: Bundle) -> Check:
     found, problem = read_tuned(bundle)
     fix = "sanflow bench BUNDLE --tune"
     if found is not None:
-        gain = f"{found.ratio:.2f} times the default's {found.goal}"
+        gain = f"{found.ratio:.2f} times as fast as the default ({found.goal})"
         return Check("bundle", "tuning", "ok", f"{found.setting}; {gain}")
     if problem:
         return Check("bundle", "tuning", "failed", f"{location(bundle)}: {problem}", fix)

@@ -100,7 +100,7 @@ class TuneReport:
         if self.ratio == 1:
             chosen = f"the default stays: {self.winner}"
         else:
-            chosen = f"{self.winner}: {self.ratio:.2f} times the default's {self.goal}"
+            chosen = f"{self.winner}: {self.ratio:.2f} times as fast as the default ({self.goal})"
         where = self.stored or f"not stored: {self.problem}"
         return f"{chosen}\n{where}"
 

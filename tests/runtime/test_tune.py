@@ -287,7 +287,9 @@ def test_doctor_shows_the_tuning(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 
     assert (check().status, check().fix) == ("missing", "sanflow bench BUNDLE --tune")
     path = write(bundle, tuned(Setting("openvino", 2, pinned=True)))
-    assert "openvino, 2 threads, pinned; 1.50 times the default's latency" in check().detail
+    assert (
+        "openvino, 2 threads, pinned; 1.50 times as fast as the default (latency)" in check().detail
+    )
     path.write_text("{}")
     assert check().status == "failed"
 
