@@ -60,11 +60,13 @@ def main() -> None:
     command += ["--seed", str(given.seed)]
     for option in given.set_option:
         command += ["--set", option]
-    begin = time.monotonic()
+    cost: dict[str, float] = {}  # empty where the run was there already
     if not (out / "calibration.json").exists():
+        begin = time.monotonic()
         subprocess.run(command, check=True)
-    seconds = time.monotonic() - begin
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        cost["train_seconds"] = round(time.monotonic() - begin, 1)
+        cost["train_peak_gib"] = round(peak, 2)
     result = {
         "set": given.set,
         "command": " ".join(
@@ -75,8 +77,7 @@ def main() -> None:
             ]
         ),
         "machine": machine(),
-        "train_seconds": round(seconds, 1),
-        "train_peak_gib": round(peak, 2),
+        **cost,
         **measure(open_run(out), data, given.work / f"{given.set}-report", given.seed),
     }
     RESULTS.mkdir(exist_ok=True)
