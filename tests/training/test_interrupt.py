@@ -23,6 +23,8 @@ def test_a_signal_raises_with_the_message_and_handlers_come_back(number: signal.
 
 
 def test_a_second_signal_acts_as_without_us() -> None:
+    # A job started in the background is given an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with interruptible("resume it"):
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
