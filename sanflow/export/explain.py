@@ -25,8 +25,7 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     """What each exact simplification saved, and what is left."""
     rows = [
         (
-            str(p.number),
-            p.name,
+            f"{p.number} {p.name}",
             _giga(p.macs_before),
             _giga(p.macs_after),
             _mega(p.values_after),
@@ -37,7 +36,6 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     first, last = passes[0], passes[-1]
     saved = 1 - last.macs_after / first.macs_before
     whole = (
-        "",
         "all",
         _giga(first.macs_before),
         _giga(last.macs_after),
@@ -46,7 +44,7 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     )
     return Table(
         "Exact simplifications",
-        ("", "pass", "GMAC before", "GMAC after", "million values", "what it does"),
+        ("pass", "GMAC before", "GMAC after", "million values", "what it does"),
         (*rows, whole),
         f"Multiply-accumulates of one image, {100 * saved:.0f} % fewer than as trained.",
     )
