@@ -1,0 +1,1 @@
+"""The in-line station: cameras in, exactly one ordered verdict per part out, by its deadline."""

@@ -1,0 +1,70 @@
+"""The output contract, for the fast side and for the slow one.
+
+Fast outputs (a PLC's registers, a digital line) are told in the emitter's thread and must return at
+once. Slow ones (archive, MQTT, OPC UA, webhooks) live in another process and are fed from the
+journal: if they lag, fail or die, no verdict is late and no result is lost.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .result import PartResult
+
+State = Literal["Preoperational", "Halted", "Error", "Initialized", "Ready", "Running"]
+"""OPC 40100-1's states: Initialized is loaded but not proven, Running judges parts."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was seen, for the outputs that keep or show it."""
+
+    image: NDArray[np.uint8]
+    """RGB (H, W, 3) at the model's size."""
+    map: NDArray[np.float32] | None
+    """Anomaly map (H, W); None if the part was not judged."""
+
+
+@dataclass(frozen=True)
+class StationState:
+    """What the station says of itself; sent when it changes and with every heartbeat."""
+
+    state: State
+    fault: str
+    """In words, while the line must not trust the station; empty otherwise."""
+    heartbeat: int
+    """Counts verdicts (and proven idle checks): it stands still when the engine does."""
+    bundle: str
+    queue: int
+    """Parts waiting."""
+
+
+class Output(ABC):
+    """Somewhere the results go. One thread calls it, in the order of the parts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect; an output whose other end is away opens all the same and retries by itself."""
+
+    @abstractmethod
+    def emit(self, result: PartResult, picture: Picture | None) -> None:
+        """One result. `picture` is there on the slow side if it was not overwritten meanwhile."""
+
+    def announce(self, state: StationState) -> None:  # noqa: B027  # most outputs say nothing
+        """The station's state changed, or its heart beat."""
+
+    def health(self) -> dict[str, Any]:
+        """Plain values for the health page: connected, sent, waiting, the last error."""
+        return {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Send what can be sent at once, and let go; never raises."""
