@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,16 @@ class StationState:
     """Parts waiting."""
 
 
+class Control(Protocol):
+    """What a PLC may ask of the station through an output: from any thread, returns at once."""
+
+    def trigger(self, part: int) -> None:
+        """The part with this id is in position: its deadline runs, it gets a verdict."""
+
+    def swap(self, bundle: str) -> None:
+        """Judge with this bundle from some next part on, once it is proven."""
+
+
 class Output(ABC):
     """Somewhere the results go. One thread calls it, in the order of the parts."""
 
@@ -57,6 +67,9 @@ class Output(ABC):
     @abstractmethod
     def emit(self, result: PartResult, picture: Picture | None) -> None:
         """One result. `picture` is there on the slow side if it was not overwritten meanwhile."""
+
+    def attach(self, control: Control) -> None:  # noqa: B027  # most outputs ask nothing
+        """Called once before `open`, on the fast side only: a PLC's requests go to `control`."""
 
     def announce(self, state: StationState) -> None:  # noqa: B027  # most outputs say nothing
         """The station's state changed, or its heart beat."""
