@@ -178,10 +178,12 @@ def read_bytes(path: Path) -> bytes:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """A defect mask as bool (H, W): pixels above half of the file's brightest value.
 
-    So masks of 0/1, 0/255 and antialiased ones all read alike; an all-black one is all False.
+    So masks of 0/1, 0/255 and antialiased ones all read alike; an all-black one is all False. A
+    file without brighter values than 31 holds numbers of defect kinds, and each of them counts.
     """
     grey = read(path).max(axis=2)
-    return np.asarray(grey > max(int(grey.max()), 1) // 2, dtype=np.bool_)
+    brightest = int(grey.max())
+    return np.asarray(grey > (brightest // 2 if brightest > 31 else 0), dtype=np.bool_)
 
 
 def to_rgb8(array: NDArray[Any]) -> NDArray[np.uint8]:

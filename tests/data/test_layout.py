@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanflow.data.config import DataConfig
-from sanflow.data.layout import GOOD, Dataset, Sample, _hold_out, open_dataset
+from sanflow.data.layout import GOOD, Dataset, Sample, open_dataset
+from sanflow.data.samples import hold_out
 from sanflow.errors import DataError
 
 from .conftest import Write
@@ -238,9 +239,8 @@ def samples(sizes: list[int]) -> list[Sample]:
 def test_hold_out_is_whole_groups_near_the_share_in_any_order(
     sizes: list[int], fraction: float, seed: int, shuffle: object
 ) -> None:
-    config = DataConfig(calibrate_fraction=fraction, split_seed=seed)
     ordered = samples(sizes)
-    train, held = _hold_out(ordered, config)
+    train, held = hold_out(ordered, fraction, seed)
     assert sorted(train + held, key=ordered.index) == ordered
     assert train
     assert held
@@ -250,29 +250,27 @@ def test_hold_out_is_whole_groups_near_the_share_in_any_order(
 
     shuffled = list(ordered)
     shuffle.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert {s.path for s in _hold_out(shuffled, config)[1]} == {s.path for s in held}
+    assert {s.path for s in hold_out(shuffled, fraction, seed)[1]} == {s.path for s in held}
 
 
 def test_another_seed_holds_out_others_and_the_same_seed_the_same() -> None:
     parts = samples([1] * 40)
-    drawn = [
-        frozenset(s.path for s in _hold_out(parts, DataConfig(split_seed=n))[1]) for n in (0, 1)
-    ]
+    drawn = [frozenset(s.path for s in hold_out(parts, 0.15, n)[1]) for n in (0, 1)]
     assert {len(d) for d in drawn} == {6}
     assert drawn[0] != drawn[1]
-    assert drawn[0] == {s.path for s in _hold_out(parts, DataConfig(split_seed=0))[1]}
+    assert drawn[0] == {s.path for s in hold_out(parts, 0.15, 0)[1]}
 
 
 def test_a_part_added_later_moves_few_across() -> None:
     parts = samples([1] * 100)
-    before = {s.path for s in _hold_out(parts[:-1], DataConfig())[1]}
-    after = {s.path for s in _hold_out(parts, DataConfig())[1]}
+    before = {s.path for s in hold_out(parts[:-1], 0.15, 0)[1]}
+    after = {s.path for s in hold_out(parts, 0.15, 0)[1]}
     assert len(before ^ after) <= 2
 
 
 def test_one_group_cannot_be_split() -> None:
     with pytest.raises(DataError, match=r"only 1 group of good parts \(group 0, 5 images\)"):
-        _hold_out(samples([5]), DataConfig())
+        hold_out(samples([5]), 0.15, 0)
 
 
 # Real photographs
