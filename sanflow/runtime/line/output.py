@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ class StationState:
     bundle: str
     queue: int
     """Parts waiting."""
+    warning: str = ""
+    """In words, what a person should look at while verdicts stay right: a full disk, the slow side
+    down; empty otherwise."""
 
 
 class Control(Protocol):
@@ -55,7 +58,16 @@ class Control(Protocol):
 
 
 class Output(ABC):
-    """Somewhere the results go. One thread calls it, in the order of the parts."""
+    """Somewhere the results go. One thread calls it, in the order of the parts.
+
+    A slow output whose `emit` raises is given the same result again, after a growing wait: for ever
+    on an OSError (a full disk empties again), a few times on anything else. It is told of each
+    result at least once: a process that was killed may hand over its last ones again.
+    """
+
+    fast: ClassVar[bool] = False
+    """Whether it is told in the emitter's thread, and so must return at once; otherwise it lives
+    in the slow process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
