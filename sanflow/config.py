@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from .data.config import DataConfig, SynthConfig
-from .model.config import ModelConfig
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """L = L_NLL + bce_weight L_BCE + kl_weight L_KL (methods 2.6)."""
-
-    form: Literal["paper", "official"] = "paper"
-    """`official`: -logsigmoid((log p + J - kl KL - bce CE) / C), the released code's form."""
-    bce_weight: float = 1.0
-    kl_weight: float = 0.2
-    half_log_variance: bool = True
-    """False drops the 1/2 before (log b - psi a) as the released code does (methods 2.4)."""
-    bce: Literal["logits", "official"] = "logits"
-    """`official`: cross-entropy of an already normalised softmax (methods 2.5)."""
-
-    def __post_init__(self) -> None:
-        if self.bce_weight < 0 or self.kl_weight < 0:
-            raise ValueError(
-                f"bce_weight {self.bce_weight} and kl_weight {self.kl_weight} must not be negative"
-            )
+from .model.config import LossConfig, ModelConfig
+from .model.options import AnyConfig
 
 
 @dataclass(frozen=True)
@@ -39,11 +20,18 @@ class OptimConfig:
     """Passes per meta-epoch: the learning rate is set once per meta-epoch."""
     learning_rate: float = 5e-4
     warmup_meta_epochs: int = 2
+    decay: Literal["cosine", "none"] = "cosine"
+    """`none` keeps the learning rate after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
     positions: float = 1.0
     """Share of feature positions drawn at random in each step; 1 takes all."""
     updates: int = 1
     """Steps per batch, each with its own positions and noise. The first trains flows and head, the
     others the flows alone: the extractor and the head, which cost most, run once."""
+    fibre: int = 0
+    """Feature vectors per step, one level after the other; 0 takes all levels in one step."""
     feature_noise: float = 0.0
     """Deviation of the Gaussian noise added to the features: regularises; for scaled features."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -60,6 +48,14 @@ class OptimConfig:
             raise ValueError("learning_rate must be positive, positions in (0, 1]")
         if self.feature_noise < 0:
             raise ValueError(f"feature_noise {self.feature_noise} must not be negative")
+        if self.fibre < 0 or (self.fibre and self.positions < 1):
+            raise ValueError(
+                f"fibre {self.fibre} must not be negative, and takes all positions: positions = 1"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must be in [0, 1)")
+        if self.epsilon <= 0 or self.weight_decay < 0:
+            raise ValueError("epsilon must be positive, weight_decay not negative")
         if self.workers < 0:
             raise ValueError(f"workers {self.workers} must not be negative")
 
@@ -81,7 +77,7 @@ class PretextConfig:
 class RunConfig:
     """Everything a user can choose about a run; stored in it unchanged."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnyConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     synth: SynthConfig = field(default_factory=SynthConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -89,3 +85,26 @@ class RunConfig:
     pretext: PretextConfig = field(default_factory=PretextConfig)
     weights: str = "imagenet"
     """`imagenet` (torchvision's download), `none` (taught on the good images), or a file."""
+
+    def __post_init__(self) -> None:
+        model, name = self.model, self.model.method
+        if self.synth.enabled and not model.anomalies:
+            raise ValueError(f"{name} learns from good images alone: synth.enabled must be false")
+        if not model.positionwise and (self.optim.positions < 1 or self.optim.fibre):
+            raise ValueError(
+                f"{name} trains whole images: optim.positions must be 1, optim.fibre 0"
+            )
+        given, usual = self.loss, LossConfig()
+        for option in fields(LossConfig):
+            if option.name not in model.loss_fields and (
+                getattr(given, option.name) != getattr(usual, option.name)
+            ):
+                raise ValueError(
+                    f"{name} has no loss.{option.name}; leave it out"
+                    + (f", it has {', '.join(model.loss_fields)}" if model.loss_fields else "")
+                )
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.model.method

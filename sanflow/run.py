@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -28,7 +28,8 @@ from . import __version__, schema
 from .config import RunConfig
 from .errors import InputError
 from .imaging import PixelPath
-from .model.sanflow import SANFlow
+from .model.method import Method
+from .model.methods import build
 from .model.weights import WeightsInfo
 
 RECORD, MODEL = "run.json", "model.safetensors"
@@ -109,7 +110,7 @@ class Run:
         model, roi = self.config.model, self.config.data.roi
         return PixelPath(model.height, model.width, roi)
 
-    def model(self) -> SANFlow:
+    def model(self) -> Method[Any]:
         """The trained model in eval mode on the CPU.
 
         Raises InputError when its file is missing, damaged, or of another configuration.
@@ -117,7 +118,7 @@ class Run:
         path = self.path / MODEL
         if not path.is_file():
             raise InputError(f"run {self.path}: no {MODEL}; train it first")
-        model = SANFlow(self.config.model)
+        model = build(self.config.model)
         try:
             model.load_state_dict(load_file(path))
         except (SafetensorError, OSError, RuntimeError) as error:
@@ -138,7 +139,7 @@ def open_run(path: Path) -> Run:
     return Run(path, schema.load(RunRecord, values, RECORD))
 
 
-def write_run(path: Path, record: RunRecord, model: SANFlow) -> Run:
+def write_run(path: Path, record: RunRecord, model: Method[Any]) -> Run:
     """Write record and model into the folder `path`, each file atomically; makes the folder."""
     path.mkdir(parents=True, exist_ok=True)
     write_model(path, model)
@@ -147,7 +148,7 @@ def write_run(path: Path, record: RunRecord, model: SANFlow) -> Run:
     return Run(path, record)
 
 
-def write_model(path: Path, model: SANFlow) -> None:
+def write_model(path: Path, model: Method[Any]) -> None:
     """Replace the model file of the run folder `path`."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     replace_file(path / MODEL, lambda file: save_file(tensors, file))

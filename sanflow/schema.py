@@ -47,7 +47,7 @@ def _convert(kind: Any, value: object, where: str) -> object:
         if value is None and type(None) in arguments:
             return None
         inner = [a for a in arguments if a is not type(None)]
-        return _convert(inner[0], value, where)  # only Optional[X] is used
+        return _convert(_member(inner, value, where), value, where)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
@@ -59,6 +59,24 @@ def _convert(kind: Any, value: object, where: str) -> object:
             raise ConfigError(f"{where}: expected a table, got {_name(value)}")
         return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     return _scalar(kind, value, where)
+
+
+def _member(kinds: list[Any], value: object, where: str) -> Any:
+    """Of a union's dataclasses, the one whose first field, a Literal, has the value given.
+
+    The first one where that field is left out.
+    """
+    if len(kinds) == 1:
+        return kinds[0]
+    tag = dataclasses.fields(kinds[0])[0].name
+    names = {name: kind for kind in kinds for name in typing.get_args(_hints(kind)[tag])}
+    if not isinstance(value, dict) or tag not in value:
+        return kinds[0]
+    if not isinstance(value[tag], str) or value[tag] not in names:
+        near = difflib.get_close_matches(str(value[tag]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        raise ConfigError(f"{where}.{tag}: unknown name {value[tag]!r}; {hint}")
+    return names[value[tag]]
 
 
 def _dataclass(kind: Any, value: object, where: str) -> object:

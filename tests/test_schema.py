@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -129,3 +130,51 @@ def test_every_misspelling_is_refused(name: str, extra: str) -> None:
     wrong = name + extra
     with pytest.raises(ConfigError, match="unknown field"):
         schema.load(Tree, {**GOOD, wrong: GOOD[name]})
+
+
+@dataclass(frozen=True)
+class Round:
+    """One of two shapes."""
+
+    shape: Literal["circle", "ellipse"] = "circle"
+    radius: int = 1
+
+
+@dataclass(frozen=True)
+class Square:
+    """The other."""
+
+    shape: Literal["square"] = "square"
+    side: int = 1
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A field that is one of several tables."""
+
+    item: Round | Square = field(default_factory=Round)
+
+
+@pytest.mark.parametrize(
+    "drawing", [Drawing(Round("ellipse", 2)), Drawing(Square(side=3)), Drawing()]
+)
+def test_a_union_is_told_apart_by_its_first_field(drawing: Drawing) -> None:
+    assert schema.load(Drawing, schema.dump(drawing)) == drawing
+
+
+def test_the_first_of_a_union_is_meant_where_nothing_is_said() -> None:
+    assert schema.load(Drawing, {"item": {"radius": 4}}) == Drawing(Round(radius=4))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"shape": "sqare"}, "config.item.shape: unknown name 'sqare'; did you mean 'square'"),
+        ({"shape": 1}, "config.item.shape: unknown name 1; known: circle, ellipse, square"),
+        ({"shape": "square", "radius": 1}, "config.item: unknown field 'radius'"),
+        (3, "config.item: expected a table"),
+    ],
+)
+def test_what_no_member_of_a_union_takes_is_refused(item: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        schema.load(Drawing, {"item": item})

@@ -113,6 +113,8 @@ def calibrate(
             f"run {run.path}: its data has {len(held)} calibration and {len(train)} training "
             "images; both are needed. Train with a data set that has good parts for both"
         )
+    model = run.model().to(device)
+    train = train if model.level_max.numel() else ()
     _check(root, (*train, *held))
 
     total, done = len(train) + len(held), 0
@@ -123,7 +125,6 @@ def calibrate(
         if progress is not None:
             progress(done, total)
 
-    model = run.model().to(device)
     model.fit_level_max(_batches(root, train, run.pixel_path, step))
     level_max = [float(value) for value in model.level_max.tolist()]
     if not np.isfinite(level_max).all():

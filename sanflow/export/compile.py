@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..model.method import Method
+from ..model.pyramid import Pyramid
 from ..model.sanflow import SANFlow
 from . import passes
 from .deploy import DeployModel
@@ -14,6 +18,8 @@ from .macs import macs, stored_values
 from .naive import naive
 
 Pass = Callable[[DeployModel], DeployModel]
+Inference = DeployModel | Method[Any]
+"""What is traced: the compiled form, or a method as it was trained."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class PassRecord:
 class Compiled:
     """The inference model in float32, and how it came to be."""
 
-    model: DeployModel
+    model: Inference
     passes: tuple[PassRecord, ...]
 
 
@@ -52,9 +58,21 @@ PASSES: tuple[tuple[Pass, str], ...] = (
 )
 
 
+FLOWS: tuple[type[Pyramid], ...] = (SANFlow,)
+"""Methods whose inference model is nothing but flows under a likelihood: the passes are theirs."""
+
+
 @torch.no_grad()
-def compile_model(model: SANFlow) -> Compiled:
-    """The inference model of a trained one: every pass in order, in float64, then float32."""
+def compile_model(model: Method[Any]) -> Compiled:
+    """The inference model of a trained one: every pass in order, in float64, then float32.
+
+    A method that the passes do not know is traced as it was trained.
+    """
+    if not isinstance(model, FLOWS):
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        count, stored = macs(plain), stored_values(plain)
+        record = PassRecord(0, "as trained", count, count, stored, stored, "traced as it is")
+        return Compiled(plain, (record,))
     state = naive(model)
     records = []
     before = macs(state), stored_values(state)

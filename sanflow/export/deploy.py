@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.config import ModelConfig
+from ..model.config import PyramidConfig
 from ..model.extractor import Extractor
 
 
@@ -211,7 +211,7 @@ class DeployModel(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: PyramidConfig,
         pixels: nn.Module,
         extractor: nn.Module,
         head: Heads,

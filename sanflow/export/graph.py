@@ -12,20 +12,20 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
 
 from ..errors import InputError
-from ..model.sanflow import SANFlow
-from .compile import compile_model
-from .deploy import DeployModel
+from ..model.method import Method
+from .compile import Inference, compile_model
 from .exact import exact
 from .fold import fold
 from .lint import IR_VERSION, MAX_TOPK, OPSET, lint
 
 
-def to_onnx(model: SANFlow | DeployModel, batch: int = 1) -> onnx.ModelProto:
+def to_onnx(model: Method[Any] | Inference, batch: int = 1) -> onnx.ModelProto:
     """ONNX opset 17: `image` uint8 (N, H, W, 3) -> `score` f32 (N,), `map` f32 (N, H, W).
 
     A trained model is compiled first. Raises InputError when the configuration gives a graph that
@@ -41,12 +41,12 @@ def to_onnx(model: SANFlow | DeployModel, batch: int = 1) -> onnx.ModelProto:
             f"top_fraction {config.top_fraction} of {config.height}x{config.width} pixels is {top} "
             f"values; TensorRT sorts at most {MAX_TOPK}: use a top_fraction below {share:.4f}"
         )
-    graph = exact(trace(compile_model(model).model if isinstance(model, SANFlow) else model, batch))
+    graph = exact(trace(compile_model(model).model if isinstance(model, Method) else model, batch))
     lint(graph)
     return graph
 
 
-def trace(model: DeployModel, batch: int = 1) -> onnx.ModelProto:
+def trace(model: Inference, batch: int = 1) -> onnx.ModelProto:
     """The ONNX graph of any state of the inference model, as an exporter writes it.
 
     Only constant arithmetic is folded: benchmarks run the naive state from here.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.config import ModelConfig
+from ..model.config import PyramidConfig
 from ..model.likelihood import Spread, clip
 from ..model.score import image_score
 from .deploy import Latents, cells
@@ -42,7 +42,7 @@ class Likelihood(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, squares: Sequence[Mean], log_dets: Sequence[Mean]
+        self, config: PyramidConfig, squares: Sequence[Mean], log_dets: Sequence[Mean]
     ) -> None:
         super().__init__()
         self.config = config

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .deploy import DeployModel
+from ..model.config import MethodConfig
 
 
-def macs(model: DeployModel) -> int:
+def macs(model: nn.Module) -> int:
     """Multiply-accumulates of all convolutions and matrix products for one image.
 
     The model runs on PyTorch's `meta` device: shapes without values.
     """
-    config = model.config
+    config = cast(MethodConfig, model.config)
     images = torch.empty(1, config.height, config.width, 3, dtype=torch.uint8, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch.func.functional_call(model, _meta(model), (images,))

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.config import ModelConfig
+from ..model.config import PyramidConfig
 from ..model.coupling import Coupling
 from ..model.flow import Flow
 from ..model.head import StatisticsHead
 from ..model.likelihood import Spread, clip, log_density
-from ..model.sanflow import SANFlow
+from ..model.pyramid import Pyramid
 from ..model.score import anomaly_map, image_score
 from .deploy import Affine, Block, DeployModel, Features, Heads, Latents, Level, Pixels, cells
 
@@ -86,7 +86,7 @@ class SumLikelihood(nn.Module):
 
     level_max: Tensor
 
-    def __init__(self, config: ModelConfig, level_max: Tensor) -> None:
+    def __init__(self, config: PyramidConfig, level_max: Tensor) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("level_max", level_max)
@@ -119,7 +119,7 @@ class SumLikelihood(nn.Module):
         return F.interpolate(finest, (int(z.shape[2]), int(z.shape[3])), mode="nearest")
 
 
-def spread_of(config: ModelConfig, gamma: Tensor | None, like: Tensor) -> Spread:
+def spread_of(config: PyramidConfig, gamma: Tensor | None, like: Tensor) -> Spread:
     """The base variance: the configured constant, or the head's by the configured rule."""
     if gamma is None:
         return Spread.constant(1.0 if config.variance == "unit" else config.prior_variance, like)
@@ -129,7 +129,7 @@ def spread_of(config: ModelConfig, gamma: Tensor | None, like: Tensor) -> Spread
 
 
 @torch.no_grad()
-def naive(model: SANFlow) -> DeployModel:
+def naive(model: Pyramid) -> DeployModel:
     """A copy of the trained model in float64, in the form in which FrEIA runs it."""
     own = copy.deepcopy(model).double().eval().requires_grad_(False)
     flows = zip(own.flows, own.sizes, strict=True)

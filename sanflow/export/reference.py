@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import InputError
-from ..model.sanflow import SANFlow
+from ..model.method import Method
 from ..run import MODEL, Run
 from ..runtime.parity import Reference
 
 
-def torch_reference(model: SANFlow) -> Reference:
+def torch_reference(model: Method[Any]) -> Reference:
     """A callable from model input (H, W, 3) to PyTorch's raw score and anomaly map (H, W)."""
     model = model.eval()
 

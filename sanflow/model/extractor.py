@@ -7,13 +7,13 @@ A ResNet is tapped after a stage's last ReLU, MobileNetV3 at the raw output of a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torchvision.models as zoo
 from torch import Tensor, nn
 
-from .config import BOTTLENECKS, ModelConfig
+from .config import BOTTLENECKS, PyramidConfig
 
 # Per family: for each stride the child of the network after which it is tapped, and its channels.
 _RESNET = {4: ("layer1", 64), 8: ("layer2", 128), 16: ("layer3", 256), 32: ("layer4", 512)}
@@ -23,7 +23,22 @@ _MOBILENET = {
 }
 
 
-class Extractor(nn.Module):
+class Backbone(nn.Module):
+    """A network of torchvision's, cut after its last tap, that weights are loaded into."""
+
+    name: str
+    body: nn.Module
+    taps: tuple[str, ...]
+    """The children that are tapped."""
+    prefix: str = ""
+    """What torchvision's parameter names have before those of `body`."""
+
+    def adapt(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors of a weights file, in torchvision's names, as this network needs them."""
+        return values
+
+
+class Extractor(Backbone):
     """Maps (B, C_k, H_k, W_k) of a frozen network, one per tap, of images (B, 3, H, W)."""
 
     def __init__(self, name: str, body: nn.Sequential, taps: dict[str, int]) -> None:
@@ -33,7 +48,6 @@ class Extractor(nn.Module):
         self.taps = tuple(taps)
         self.channels = tuple(taps.values())
         self.prefix = "features." if name in _MOBILENET else ""
-        """What torchvision's parameter names have before those of `body`."""
         self.freeze()
 
     def freeze(self) -> None:
@@ -87,7 +101,7 @@ def build_extractor(
     return Extractor(name, body, dict(table[s] for s in taps))
 
 
-def extractor_of(config: ModelConfig) -> Extractor:
+def extractor_of(config: PyramidConfig) -> Extractor:
     """The extractor a model's configuration asks for, with random weights."""
     return build_extractor(config.extractor, config.taps, config.padding, config.stride_on)
 

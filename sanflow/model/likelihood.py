@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import PyramidConfig
 
 LOG_GAUSS = -0.5 * math.log(2 * math.pi)
 LOG_LOW, LOG_HIGH = math.log(1e-8), math.log(1e4)
@@ -27,7 +27,7 @@ class Prior:
     beta: float
 
     @classmethod
-    def of(cls, config: ModelConfig) -> Prior:
+    def of(cls, config: PyramidConfig) -> Prior:
         """alpha0 = p^2 / 2 - 1 and beta0 = p^2 xi / 2."""
         half = config.prior_window**2 / 2
         return cls(half - 1, half * config.prior_variance)

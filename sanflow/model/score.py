@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import PyramidConfig
 
 
-def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: ModelConfig) -> Tensor:
+def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConfig) -> Tensor:
     """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous.
 
     Pooled levels, the last ones, count `pool_weight` times.
@@ -33,7 +33,7 @@ def upsample(maps: Tensor, height: int, width: int) -> Tensor:
     return resized[:, 0]
 
 
-def image_score(maps: Tensor, config: ModelConfig) -> Tensor:
+def image_score(maps: Tensor, config: PyramidConfig) -> Tensor:
     """The largest map value of each image, or the mean of the top fraction: (B,)."""
     values = maps.flatten(1)
     if config.image_score == "max":

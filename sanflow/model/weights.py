@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import InputError
-from .extractor import Extractor
+from .extractor import Backbone
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WeightsInfo:
     """Top-level parts of the file that the cut extractor does not have, such as `fc`."""
 
 
-def load_weights(extractor: Extractor, source: str | Path) -> WeightsInfo:
+def load_weights(extractor: Backbone, source: str | Path) -> WeightsInfo:
     """Fill the extractor from `imagenet`, `none` or a weights file.
 
     A file is .safetensors, .pth or .pt (opened without running code) in torchvision's key names;
@@ -39,7 +39,7 @@ def load_weights(extractor: Extractor, source: str | Path) -> WeightsInfo:
     if source == "none":
         return WeightsInfo("none")
     path = _download(extractor.name) if source == "imagenet" else Path(source)
-    unused = _fill(extractor, read_weights(path), path)
+    unused = _fill(extractor, extractor.adapt(read_weights(path)), path)
     return WeightsInfo("imagenet" if source == "imagenet" else path.name, _sha256(path), unused)
 
 
@@ -63,7 +63,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(values)
 
 
-def _fill(extractor: Extractor, values: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
+def _fill(extractor: Backbone, values: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
     own = extractor.state_dict()
     chosen, missing = {}, []
     for key, tensor in own.items():

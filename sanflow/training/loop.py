@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import SanflowError
-from ..model.sanflow import SANFlow
+from ..model.method import Method, Steps
 from .distributed import Group
-from .losses import loss
 from .precision import Precision, autocast
 from .schedule import Schedule
 
@@ -26,7 +25,7 @@ class Loop:
     """The model in training, its optimiser, and what happens in each step."""
 
     def __init__(
-        self, model: SANFlow, config: RunConfig, steps: int, precision: Precision, group: Group
+        self, model: Method[Any], config: RunConfig, steps: int, precision: Precision, group: Group
     ) -> None:
         self.model = model
         self.config = config
@@ -36,7 +35,16 @@ class Loop:
         self.device = model.level_max.device
         self.schedule = Schedule(config.optim, steps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, config.optim.learning_rate, fused=True)
+        optim = config.optim
+        self.optimizer = torch.optim.Adam(
+            self.parameters,
+            optim.learning_rate,
+            betas=optim.betas,
+            eps=optim.epsilon,
+            weight_decay=optim.weight_decay,
+            fused=True,
+        )
+        self.steps_of = Steps(optim.positions, optim.updates, optim.fibre, optim.feature_noise)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def epoch(
@@ -79,30 +87,24 @@ class Loop:
     ) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        optim, generator = self.config.optim, self._generator(epoch, step)
+        generator = self._generator(epoch, step)
         covered = torch.from_numpy(masks).to(self.device, non_blocking=True)
         with autocast(self.precision, self.device):
             pixels = torch.from_numpy(images).to(self.device, non_blocking=True)
             observed = self.model.observe(pixels)
         sums: dict[str, float] = {}
-        for _ in range(optim.updates):
+        count = 0
+        for draw in self.model.draws(len(images), self.steps_of, generator):
             with autocast(self.precision, self.device):
-                total, values = loss(
-                    self.model,
-                    observed,
-                    covered,
-                    self.config.loss,
-                    optim.positions,
-                    generator,
-                    optim.feature_noise,
-                )
+                total, values = self.model.loss(observed, covered, draw, self.config.loss)
             if not math.isfinite(values["loss"]):
                 raise self._diverged(f"the loss is {values['loss']}", epoch, step, rate)
             self._descend(total)
             observed = observed.detached()
+            count += 1
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / optim.updates
-        return sums
+                sums[name] = sums.get(name, 0.0) + value
+        return {name: value / count for name, value in sums.items()}
 
     def _descend(self, total: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import schema
-from ..config import LossConfig, OptimConfig, RunConfig
+from ..config import OptimConfig, RunConfig
 from ..data.config import SynthConfig
 from ..errors import ConfigError
-from ..model.config import ModelConfig
+from ..model.config import LossConfig, ModelConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

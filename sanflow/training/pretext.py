@@ -22,7 +22,7 @@ from ..data.loader import Batch, epoch_batches
 from ..errors import SanflowError
 from ..imaging import PixelPath
 from ..model.extractor import Extractor
-from ..model.sanflow import IMAGENET_MEAN, IMAGENET_STD
+from ..model.method import IMAGENET_MEAN, IMAGENET_STD
 from .log import Clock, Report, Status
 
 WIDTH = 32

@@ -31,8 +31,10 @@ class Schedule:
         return min(self.optim.warmup_meta_epochs, self.meta_epochs // 2)
 
     def cosine(self, meta_epoch: int) -> float:
-        """eta + (lr - eta)(1 + cos(pi e / M)) / 2 with eta = lr / 1000."""
+        """eta + (lr - eta)(1 + cos(pi e / M)) / 2 with eta = lr / 1000; lr where nothing decays."""
         base = self.optim.learning_rate
+        if self.optim.decay == "none":
+            return base
         low = base * DECAY
         return low + (base - low) * (1 + math.cos(math.pi * meta_epoch / self.meta_epochs)) / 2
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ from ..data.layout import Dataset, open_dataset
 from ..data.loader import epoch_batches, image_batches, steps_per_epoch
 from ..errors import DataError, InputError
 from ..imaging import PixelPath
-from ..model.sanflow import SANFlow
+from ..model.extractor import Extractor
+from ..model.method import Method
+from ..model.methods import build
 from ..model.weights import WeightsInfo, load_weights
 from ..run import Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
@@ -74,7 +77,7 @@ def train(
         if begun is None:
             precision = resolve(config.optim.precision, target)
             compute = Compute(target.type, precision, group.world)
-            model = SANFlow(config.model, config.optim.seed).to(target)
+            model = build(config.model, config.optim.seed).to(target)
             new = RunRecord(config, record, WeightsInfo(config.weights), compute=compute)
             run = group.share(lambda: _begin(out, model, dataset, new, report))
         else:
@@ -104,12 +107,19 @@ def _checked(
     return dataset, DataRecord(root, dataset.layout, checked.fingerprint, roles)
 
 
-def _begin(out: Path, model: SANFlow, dataset: Dataset, record: RunRecord, report: Report) -> Run:
+def _begin(
+    out: Path, model: Method[Any], dataset: Dataset, record: RunRecord, report: Report
+) -> Run:
     """Give the new model its extractor weights and feature scale, and write it with its record."""
     config = record.config
     pixels = PixelPath(config.model.height, config.model.width, config.data.roi)
     weights = load_weights(model.extractor, config.weights)
     if weights.source == "none":
+        if not isinstance(model.extractor, Extractor):
+            raise InputError(
+                f"weights 'none': {model.extractor.name} cannot be taught on good images; "
+                "give 'imagenet' or a file"
+            )
         teach(model.extractor, dataset, pixels, config, report)
     model.eval().fit_feature_scale(_scale_batches(dataset, pixels, config, report))
     return write_run(out, replace(record, weights=weights), model)
@@ -127,7 +137,7 @@ def _scale_batches(
 
 
 def _train(
-    run: Run, model: SANFlow, dataset: Dataset, group: Group, report: Report, workers: int
+    run: Run, model: Method[Any], dataset: Dataset, group: Group, report: Report, workers: int
 ) -> Run:
     """The epochs that are left; each is kept as soon as it is finished."""
     config, optim = run.config, run.config.optim
@@ -158,7 +168,7 @@ def _train(
     return group.share(lambda: _finish(run.path, finished, model))
 
 
-def _finish(out: Path, record: RunRecord, model: SANFlow) -> Run:
+def _finish(out: Path, record: RunRecord, model: Method[Any]) -> Run:
     """Write the trained model; the checkpoint, several times its size, has served."""
     run = write_run(out, record, model)
     (out / checkpoint.NAME).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sanflow.model.config import ModelConfig
+from sanflow.model.method import Steps
 from sanflow.model.sanflow import SANFlow
 
 CONFIG = ModelConfig(
@@ -67,7 +68,7 @@ def test_every_variant_scores_and_learns(variant: str) -> None:
         assert maps.min() >= -1e-5  # the maxima are those of these very images
     masks = torch.zeros(2, 64, 96, dtype=torch.bool)
     masks[1, :32] = True
-    terms = model.train().training_terms(model.observe(images), masks)
+    terms = model.train().training_terms(model.observe(images), masks, model.whole())
     for level, stride in zip(terms, config.taps, strict=True):
         expected = masks[:, ::stride, ::stride]
         assert torch.equal(level.abnormal, expected)
@@ -130,7 +131,8 @@ def test_seed_decides_everything_and_the_callers_random_state_is_untouched() -> 
 def test_train_mode_moves_the_head_but_never_the_extractor() -> None:
     model = model_of().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.training_terms(model.observe(photographs(2)), torch.zeros(2, 64, 96, dtype=torch.bool))
+    masks = torch.zeros(2, 64, 96, dtype=torch.bool)
+    model.training_terms(model.observe(photographs(2)), masks, model.whole())
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
     assert all(k.startswith("head.middle") for k in changed)
@@ -140,13 +142,13 @@ def test_train_mode_moves_the_head_but_never_the_extractor() -> None:
 def test_drawn_positions_are_a_part_of_all_positions(model: SANFlow) -> None:
     images = photographs(2)
     masks = torch.rand(2, 64, 96) > 0.5
-    everything = model.training_terms(model.observe(images), masks)
+    everything = model.training_terms(model.observe(images), masks, model.whole())
     for seed in (0, 1):
         generator = torch.Generator().manual_seed(seed)
-        drawn = model.training_terms(model.observe(images), masks, 0.25, generator)
-        generator.manual_seed(seed)
-        indices = model._draw(0.25, generator)
-        for some, whole, index, stride in zip(drawn, everything, indices, CONFIG.taps, strict=True):
+        (draw,) = model.draws(2, Steps(0.25), generator)
+        drawn = model.training_terms(model.observe(images), masks, draw)
+        levels = zip(drawn, everything, draw.indices, CONFIG.taps, strict=True)
+        for some, whole, index, stride in levels:
             assert index is not None
             assert len(set(index.tolist())) == round(0.25 * 64 * 96 / stride**2)
             for name in ("mean", "square", "log_det", "log_a", "log_b"):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sanflow.config import LossConfig
-from sanflow.model.config import ModelConfig
-from sanflow.model.sanflow import Latent, LevelTerms, SANFlow
-from sanflow.training.losses import level_parts, loss
+from sanflow.model.config import LossConfig, ModelConfig
+from sanflow.model.latents import Latent, LevelTerms
+from sanflow.model.losses import level_parts
+from sanflow.model.method import Steps
+from sanflow.model.sanflow import SANFlow
 
 CONFIG = ModelConfig(
     extractor="resnet18",
@@ -147,9 +148,9 @@ def test_the_head_learns_from_normal_positions(
 @pytest.mark.parametrize("config", [PAPER, OFFICIAL])
 def test_total_weighs_and_reduces_as_printed(config: LossConfig) -> None:
     model, (images, masks) = model_of().eval(), batch()
-    total, values = loss(model, model.observe(images), masks, config)
+    total, values = model.loss(model.observe(images), masks, model.whole(), config)
     expected, names = 0.0, {"nll": 0.0, "bce": 0.0, "kl": 0.0}
-    for terms in model.training_terms(model.observe(images), masks):
+    for terms in model.training_terms(model.observe(images), masks, model.whole()):
         p, channels = level_parts(model, terms, config), terms.latent.channels
         if config.form == "paper":
             level = p.nll.mean() + 1.0 * p.bce.mean() + 0.2 * p.kl.mean()
@@ -180,9 +181,8 @@ def test_ablations_have_the_terms_of_their_row(name: str, form: str) -> None:
     shape, weights = ABLATIONS[name]
     model, config = model_of(**shape), LossConfig(form=form, **weights)  # type: ignore[arg-type]
     images, masks = batch()
-    total, values = loss(
-        model, model.observe(images), masks, config, 0.5, torch.Generator().manual_seed(0)
-    )
+    (half,) = model.draws(len(images), Steps(0.5), torch.Generator().manual_seed(0))
+    total, values = model.loss(model.observe(images), masks, half, config)
     total.backward()
     for key, parameter in model.named_parameters():
         learns = not key.startswith("extractor.")
@@ -191,21 +191,22 @@ def test_ablations_have_the_terms_of_their_row(name: str, form: str) -> None:
     assert (values["kl"] > 0) == (model.head is not None)
     if name == "1a":  # Eq. 2: a unit Gaussian for every position, when nothing is abnormal
         model.eval()
-        _, plain = loss(model, model.observe(images), torch.zeros_like(masks), config)
+        nothing = torch.zeros_like(masks)
+        _, plain = model.loss(model.observe(images), nothing, model.whole(), config)
         expected = 0.0
-        for terms in model.training_terms(model.observe(images), masks):
+        for terms in model.training_terms(model.observe(images), masks, model.whole()):
             expected -= (G - terms.latent.square / 2 + terms.latent.log_det).mean().item()
         assert plain["nll"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_drawn_positions_follow_their_generator() -> None:
     model, (images, masks) = model_of().eval(), batch()
-    totals = [
-        loss(model, model.observe(images), masks, PAPER, 0.3, torch.Generator().manual_seed(seed))[
-            0
-        ].item()
-        for seed in (1, 1, 2)
-    ]
+
+    def total(seed: int) -> float:
+        (draw,) = model.draws(len(images), Steps(0.3), torch.Generator().manual_seed(seed))
+        return model.loss(model.observe(images), masks, draw, PAPER)[0].item()
+
+    totals = [total(seed) for seed in (1, 1, 2)]
     assert totals[0] == totals[1] != totals[2]
 
 
@@ -217,12 +218,12 @@ def test_a_few_steps_lower_the_loss_and_separate_the_marked_half(config: LossCon
     totals = []
     for _ in range(30):
         optimiser.zero_grad()
-        total, values = loss(model, model.observe(images), masks, config)
+        total, values = model.loss(model.observe(images), masks, model.whole(), config)
         total.backward()
         optimiser.step()
         totals.append(values["loss"])
     assert totals[-1] < 0.9 * totals[0]
-    finest = model.eval().training_terms(model.observe(images), masks)[0]
+    finest = model.eval().training_terms(model.observe(images), masks, model.whole())[0]
     mean = finest.latent.mean
     assert mean[finest.abnormal].mean() > mean[~finest.abnormal].mean() + 0.05
 

@@ -7,14 +7,17 @@ code's. Both are summed over levels; the statistics head learns from normal posi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import LossConfig
-from ..model.likelihood import (
+from .config import LossConfig
+from .latents import Latent, LevelTerms
+from .likelihood import (
     Prior,
     Spread,
     kl_divergence,
@@ -22,7 +25,9 @@ from ..model.likelihood import (
     log_density,
     normal_logit,
 )
-from ..model.sanflow import Latent, LevelTerms, Observed, SANFlow
+
+if TYPE_CHECKING:
+    from .sanflow import SANFlow
 
 
 @dataclass(frozen=True)
@@ -34,22 +39,16 @@ class Parts:
     kl: Tensor
 
 
-def loss(
-    model: SANFlow,
-    observed: Observed,
-    masks: Tensor,
-    config: LossConfig,
-    positions: float = 1.0,
-    generator: torch.Generator | None = None,
-    noise: float = 0.0,
+def sanflow_loss(
+    model: SANFlow, levels: Iterable[LevelTerms], config: LossConfig
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of an observed batch with anomaly masks (B, H, W), to be minimised.
+    """Loss of the levels of a batch, to be minimised.
 
     The values beside it are `loss` and, summed over levels, the means of `nll`, `bce` and `kl`.
     """
     totals: list[Tensor] = []
     means: list[Tensor] = []
-    for terms in model.training_terms(observed, masks, positions, generator, noise):
+    for terms in levels:
         parts = level_parts(model, terms, config)
         if terms.good_only:
             good = ~terms.abnormal
@@ -57,9 +56,14 @@ def loss(
             parts = Parts(parts.nll[good], nothing, parts.kl[good])
         totals.append(_total(parts, terms.latent.channels, config))
         means.append(torch.stack((parts.nll.mean(), parts.bce.mean(), parts.kl.mean())))
-    total = torch.stack(totals).sum()
-    values = torch.cat((total[None], torch.stack(means).sum(dim=0))).tolist()  # one transfer
-    return total, dict(zip(("loss", "nll", "bce", "kl"), values, strict=True))
+    names = ("nll", "bce", "kl")
+    return valued(torch.stack(totals).sum(), names, torch.stack(means).sum(dim=0))
+
+
+def valued(total: Tensor, names: Sequence[str], parts: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """A loss with the values of itself and of its parts, as a method returns them."""
+    values = torch.cat((total.reshape(1), parts.reshape(-1))).tolist()  # one transfer
+    return total, dict(zip(("loss", *names), values, strict=True))
 
 
 def level_parts(model: SANFlow, terms: LevelTerms, config: LossConfig) -> Parts:

@@ -1,0 +1,25 @@
+"""The methods by name: what configures each, and its class."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+from .config import MethodConfig, ModelConfig
+from .method import Method
+from .options import AnyConfig
+from .sanflow import SANFlow
+
+_CLASSES: dict[type[MethodConfig], type[Method[Any]]] = {ModelConfig: SANFlow}
+
+
+def build(config: AnyConfig, seed: int = 0) -> Method[Any]:
+    """The untrained model of a configuration; `seed` fixes what is drawn when it is made."""
+    return _CLASSES[type(config)](config, seed)
+
+
+METHODS: dict[str, tuple[type[MethodConfig], type[Method[Any]]]] = {
+    name: (config, made)
+    for config, made in _CLASSES.items()
+    for name in get_args(get_type_hints(config)["method"])
+}
+"""Configuration and class of every method."""

@@ -1,0 +1,10 @@
+"""The configuration of each method, and their union, which `method` tells apart."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from .config import ModelConfig
+
+AnyConfig: TypeAlias = ModelConfig
+"""Add a method's configuration here with `|`; the first one is the default."""
