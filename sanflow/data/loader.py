@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from .synthetic import Synthesiser
 Images = NDArray[np.uint8]
 Batch = tuple[Images, NDArray[np.bool_]]
 T = TypeVar("T")
+Made = TypeVar("Made", covariant=True)
 
 
 def steps_per_epoch(images: int, synth: SynthConfig, world: int = 1) -> int:
@@ -45,20 +46,51 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """One epoch of batches: images uint8 (B, H, W, 3), masks bool (B, H, W); B = sum(quotas).
 
+    Raises ImageError where a file cannot be read.
+    """
+    maker = Synthesiser(synth, pixel_path.height, pixel_path.width, seed)
+    size = sum(synth.quotas)
+    return shuffled_batches(
+        samples, pixel_path, maker, size, seed, epoch, workers=workers, rank=rank, world=world
+    )
+
+
+class Maker(Protocol[Made]):
+    """What turns good images into a batch; all its randomness follows from epoch and step."""
+
+    def batch(
+        self, normals: Sequence[Images], sources: Sequence[Images], epoch: int, step: int
+    ) -> Made:
+        """A batch of as many images, whose anomalies are taken from `sources`."""
+
+
+def shuffled_batches(
+    samples: Sequence[Sample],
+    pixel_path: PixelPath,
+    maker: Maker[Made],
+    size: int,
+    seed: int,
+    epoch: int,
+    *,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Made]:
+    """One epoch of what `maker` makes of `size` images at a time.
+
     The order is a permutation drawn from (seed, epoch); the last batch is filled from its
     beginning. Of several processes, `rank` of `world` gets its own share of the batches. Raises
     ImageError where a file cannot be read.
     """
     if not samples:
         raise DataError("no training images")
-    size, share = sum(synth.quotas), steps_per_epoch(len(samples), synth, world)
+    share = -(-len(samples) // (size * world))
     order = np.random.default_rng((seed, epoch)).permutation(len(samples))
     order = np.resize(order, share * world * size).reshape(-1, size)
-    synthesiser = Synthesiser(synth, pixel_path.height, pixel_path.width, seed)
 
-    def prepare(step: int) -> Batch:
+    def prepare(step: int) -> Made:
         images = [pixel_path.load(samples[i].path) for i in order[step]]
-        return synthesiser.batch(images, images, epoch, step)
+        return maker.batch(images, images, epoch, step)
 
     steps = range(rank, share * world, world)
     return _ahead([partial(prepare, step) for step in steps], workers)
