@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any, get_args, get_type_hints
 
 from .config import MethodConfig, ModelConfig
+from .foad_mfff import FOADMFFF
 from .method import Method
 from .options import AnyConfig
+from .sanf_ad import SANFAD
 from .sanflow import SANFlow
+from .token_config import FoadMfffConfig, SanfAdConfig
 
-_CLASSES: dict[type[MethodConfig], type[Method[Any]]] = {ModelConfig: SANFlow}
+_CLASSES: dict[type[MethodConfig], type[Method[Any]]] = {
+    ModelConfig: SANFlow,
+    SanfAdConfig: SANFAD,
+    FoadMfffConfig: FOADMFFF,
+}
 
 
 def build(config: AnyConfig, seed: int = 0) -> Method[Any]:

@@ -16,20 +16,18 @@ import torchvision.models as zoo
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-TRANSFORMERS = {"vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32}
-"""Side of a patch in pixels."""
+from .extractor import Backbone
+
 POSITIONS = "encoder.pos_embedding"
 
 
-class TokenTransformer(nn.Module):
+class TokenTransformer(Backbone):
     """Class token (B, d) and patch tokens (B, d, h, w) of images (B, 3, h patch, w patch)."""
 
     def __init__(self, name: str, body: VisionTransformer, height: int, width: int) -> None:
         super().__init__()
         self.name = name
         self.body = body
-        self.prefix = ""
-        """What torchvision's parameter names have before those of `body`."""
         self.taps = ("encoder.ln",)
         self.channels = (body.hidden_dim,)
         self.size = (height // body.patch_size, width // body.patch_size)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from sanflow.model.vit import POSITIONS, TRANSFORMERS, TokenTransformer, build_transformer
+from sanflow.model.token_config import TRANSFORMERS
+from sanflow.model.vit import POSITIONS, TokenTransformer, build_transformer
 
 
 def tiny(side: int = 64) -> VisionTransformer:
@@ -67,4 +68,4 @@ def test_every_named_network_can_be_built(name: str) -> None:
     model = build_transformer(name, 64, 96)
     patch = TRANSFORMERS[name]
     assert model.size == (64 // patch, 96 // patch)
-    assert model.channels == (768 if "_b_" in name else 1024,)
+    assert model.channels == ((768,) if "_b_" in name else (1024,))
