@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
+from .bundle import Bundle, Decision
 from .calibration.calibrate import calibrate
 from .config import OptimConfig, PretextConfig, RunConfig
 from .data.config import DataConfig, SynthConfig
@@ -141,8 +141,8 @@ def _ship(run: Run, parts: Path, out: Path, target: str, show: Show) -> Bundle:
 
 def _report(bundle: Bundle, parts: Path, out: Path, show: Show) -> Evaluation:
     dataset = open_dataset(parts, DataConfig())
-    decision = bundle.manifest.decision
     with Detector(bundle) as detector:
+        graph = detector.engine.graph
 
         def score(path: Path) -> tuple[float, NDArray[np.float32]]:
             result = detector.judge(path)
@@ -156,13 +156,13 @@ def _report(bundle: Bundle, parts: Path, out: Path, show: Show) -> Evaluation:
                 dataset.test,
                 score,
                 bundle.pixel_path,
-                decision=decision,
-                subject=bundle_subject(bundle.manifest, bundle.path.name, engine),
+                decision=graph.decision,
+                subject=bundle_subject(bundle.manifest, graph, bundle.path.name, engine),
                 root=parts,
                 progress=counted,
             )
         page = write_report(found, dataset.test, score, bundle.pixel_path, out / "report")
-        _picture(found, dataset, score, bundle, out / PICTURE)
+        _picture(found, dataset, score, graph.decision, out / PICTURE)
     image, pixel = found.auroc, found.pixel_auroc
     if image is not None and pixel is not None:
         show.say(f"image AUROC {image.value:.4f}, pixel AUROC {pixel.value:.4f}")
@@ -174,13 +174,12 @@ def _picture(
     found: Evaluation,
     dataset: Dataset,
     score: Callable[[Path], tuple[float, NDArray[np.float32]]],
-    bundle: Bundle,
+    decision: Decision,
     out: Path,
 ) -> None:
     """One part of each kind above its heat map, with the verdict: the kind's median score."""
     from matplotlib.figure import Figure
 
-    decision = bundle.manifest.decision
     kinds = [GOOD, *sorted({s.label for s in dataset.test} - {GOOD})]
     figure = Figure(figsize=(2 * len(kinds), 4.5), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(kinds))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..errors import BundleError, ConfigError, ImageError
 from . import contents
-from .manifest import GRAPHS, MAPS, Kind, Manifest, parse
+from .manifest import MAPS, Kind, Manifest, parse
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 16 * 2**20
@@ -77,18 +77,13 @@ class Bundle:
         return bundle
 
     @property
-    def graph(self) -> Path:
-        """The graph's (first) file, for messages; engines take their bytes from `read`."""
-        return self.path / GRAPHS[self.manifest.target][0]
-
-    @property
     def pixel_path(self) -> imaging.PixelPath:
         """How a decoded image becomes this model's input."""
         return self.manifest.pixels
 
     @property
     def batch(self) -> int:
-        """Images per inference: the graph's first dimension."""
+        """Images per inference: the first dimension of every graph."""
         return self.manifest.input.shape[0]
 
     def read(self, name: str) -> bytes:

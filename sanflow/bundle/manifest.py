@@ -17,22 +17,19 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
 from .. import schema
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..imaging import PixelPath
 
 SCHEMA: Final = "sanflow.bundle/1"
-Target = Literal["onnx", "openvino"]
+Target = Literal["onnx", "openvino", "tensorrt"]
 Kind = Literal["good", "anomaly"]
-GRAPHS: dict[Target, tuple[str, ...]] = {
-    "onnx": ("model.onnx",),
-    "openvino": ("model.xml", "model.bin"),
-}
-"""The graph's files per target; the first is the one an engine is pointed at."""
 MAPS = "golden/maps.npy"
 REPORT = "report.html"
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 LOWER: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 """The precisions, each one lower than those before it."""
+RECIPES: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""What a tensorrt bundle may hold side by side: a device chooses, or falls back, by precision."""
 MIN_GOLDENS, MAX_GOLDENS = 8, 256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -100,16 +97,9 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class CalibrationInfo:
-    """The score constants m_k (in the graph already) and the held-out good scores, ascending.
-
-    The scores let the threshold be moved to another false-alarm bound without images or PyTorch.
-    """
+    """The score constants m_k, which are in every graph already."""
 
     level_max: tuple[float, ...]
-    scores: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        _require(list(self.scores) == sorted(self.scores), "scores must be ascending")
 
 
 @dataclass(frozen=True)
@@ -153,6 +143,41 @@ class Tolerances:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """One graph of the bundle, with the decision that belongs to its own scores."""
+
+    precision: Precision
+    """The lowest of any region."""
+    regions: dict[str, Precision]
+    """The precision of each region of the graph."""
+    activation: Literal["int8", "uint8"] | None
+    """How int8 regions store activations; None where there is no such region."""
+    files: tuple[str, ...]
+    """Its files; the first is the one an engine is pointed at."""
+    scores: tuple[float, ...]
+    """Its own scores of all calibration parts, ascending: they let the threshold be moved to
+    another false-alarm bound without images or PyTorch."""
+    decision: Decision
+    tolerances: Tolerances
+
+    def __post_init__(self) -> None:
+        _require(list(self.scores) == sorted(self.scores), "scores must be ascending")
+        used = set(self.regions.values())
+        for region in self.regions:
+            _require(bool(_REGION.fullmatch(region)), f"regions: {region!r} is not a region's name")
+        _require(bool(used), "regions must name the graph's regions")
+        lowest = max(used, key=LOWER.index)
+        _require(
+            self.precision == lowest,
+            f"precision {self.precision!r} is not the lowest of the regions, {lowest!r}",
+        )
+        _require(
+            (self.activation is not None) == ("int8" in used),
+            f"activation {self.activation!r} does not fit regions in {', '.join(sorted(used))}",
+        )
+
+
+@dataclass(frozen=True)
 class GoldenEntry:
     """One golden sample: model input pixels as PNG, and PyTorch's score (its map is in MAPS)."""
 
@@ -182,20 +207,14 @@ class Manifest:
     created: str
     """UTC, ISO 8601, to the second: 2026-01-31T12:00:00Z."""
     target: Target
-    precision: Precision
-    """The lowest of any region."""
-    regions: dict[str, Precision]
-    """The precision of each region of the graph."""
-    activation: Literal["int8", "uint8"] | None
-    """How int8 regions store activations; None where there is no such region."""
+    graphs: tuple[Graph, ...]
+    """One, or for tensorrt one per precision; the preferred one first."""
     model: ModelInfo
     data: DataInfo
     input: Tensor
     outputs: tuple[Tensor, ...]
     pixels: PixelPath
     calibration: CalibrationInfo
-    decision: Decision
-    tolerances: Tolerances
     golden: tuple[GoldenEntry, ...]
     references: dict[str, float]
     """PyTorch's score of calibration images by `imaging.pixel_sha256` of their model input."""
@@ -210,7 +229,28 @@ class Manifest:
         _require(
             bool(_VERSION.fullmatch(self.sanflow)), f"sanflow {self.sanflow!r} is not a version"
         )
-        _check_precision(self)
+        _check_graphs(self)
+
+    def graph(self, precision: str | None = None) -> Graph:
+        """The graph of a precision, the preferred one if none is named.
+
+        Raises InputError that says what there is.
+        """
+        found = [graph for graph in self.graphs if precision in (None, graph.precision)]
+        if not found:
+            held = ", ".join(graph.precision for graph in self.graphs)
+            raise InputError(
+                f"precision {precision!r}: this bundle holds {held}; name one of these, or export "
+                f"the run with --precision {precision}"
+            )
+        return found[0]
+
+
+def graph_files(target: Target, precision: Precision) -> tuple[str, ...]:
+    """The files of a graph in a bundle for this target."""
+    if target == "openvino":
+        return ("model.xml", "model.bin")
+    return (f"model.{precision}.onnx",) if target == "tensorrt" else ("model.onnx",)
 
 
 def parse(data: bytes) -> Manifest:
@@ -278,25 +318,29 @@ def golden_name(index: int) -> str:
     return f"golden/{index:03d}.png"
 
 
-def _check_precision(manifest: Manifest) -> None:
-    """Regions, the lowest of them, and what belongs to int8 and bf16 must agree."""
-    used = set(manifest.regions.values())
-    for region in manifest.regions:
-        _require(bool(_REGION.fullmatch(region)), f"regions: {region!r} is not a region's name")
-    _require(bool(used), "regions must name the graph's regions")
-    lowest = max(used, key=LOWER.index)
-    _require(
-        manifest.precision == lowest,
-        f"precision {manifest.precision!r} is not the lowest of the regions, {lowest!r}",
-    )
-    _require(
-        "bf16" not in used or manifest.target == "openvino",
-        f"bf16 regions need the target openvino, not {manifest.target!r}",
-    )
-    _require(
-        (manifest.activation is not None) == ("int8" in used),
-        f"activation {manifest.activation!r} does not fit regions in {', '.join(sorted(used))}",
-    )
+def _check_graphs(manifest: Manifest) -> None:
+    """How many graphs a target has, in which precisions, and under which names."""
+    target, held = manifest.target, [graph.precision for graph in manifest.graphs]
+    if target == "tensorrt":
+        _require(
+            "fp32" in held and set(held) <= set(RECIPES) and len(set(held)) == len(held),
+            f"graphs in {', '.join(held)}: a tensorrt bundle holds fp32, and fp16 and int8 at most "
+            "once each",
+        )
+    else:
+        _require(len(held) == 1, f"{len(held)} graphs: an {target} bundle holds one")
+    for graph in manifest.graphs:
+        used = set(graph.regions.values())
+        _require(
+            "bf16" not in used or target == "openvino",
+            f"bf16 regions need the target openvino, not {target!r}",
+        )
+        _require(
+            target != "tensorrt" or graph.activation != "uint8",
+            "activation 'uint8': TensorRT knows int8 activations only",
+        )
+        files = graph_files(target, graph.precision)
+        _require(graph.files == files, f"files {graph.files} of the graph are not {files}")
 
 
 def _check_shapes(manifest: Manifest) -> None:
@@ -322,15 +366,18 @@ def _check_shapes(manifest: Manifest) -> None:
     levels = len(manifest.model.taps) + len(manifest.model.pools)
     if values != levels:
         raise ConfigError(f"manifest.calibration.level_max: {values} values for {levels} levels")
-    scores, parts = len(manifest.calibration.scores), manifest.data.calibrate
-    if scores != parts:
-        raise ConfigError(f"manifest.calibration.scores: {scores} scores for {parts} images")
+    for index, graph in enumerate(manifest.graphs):
+        scores, parts = len(graph.scores), manifest.data.calibrate
+        if scores != parts:
+            raise ConfigError(
+                f"manifest.graphs[{index}].scores: {scores} scores for {parts} images"
+            )
 
 
 def _check_files(manifest: Manifest) -> None:
-    """Exactly the files of this target, under plain relative names: nothing points outside."""
-    expected = {*GRAPHS[manifest.target], *(entry.image for entry in manifest.golden)}
-    expected |= {MAPS, REPORT}
+    """Exactly the files of the graphs, under plain relative names: nothing points outside."""
+    expected = {name for graph in manifest.graphs for name in graph.files}
+    expected |= {MAPS, REPORT, *(entry.image for entry in manifest.golden)}
     folded: dict[str, str] = {}
     for name in manifest.files:
         where = f"manifest.files: {name!r}"
@@ -355,8 +402,10 @@ def _check_files(manifest: Manifest) -> None:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     value: dict[str, Any] = schema.dump(manifest)
     # Tables have no declared order, so theirs is by key; fields keep the declared one.
-    for table in ("regions", "references", "files"):
+    for table in ("references", "files"):
         value[table] = dict(sorted(value[table].items()))
+    for graph in value["graphs"]:
+        graph["regions"] = dict(sorted(graph["regions"].items()))
     return value
 
 

@@ -1,4 +1,4 @@
-"""Writing a bundle, or its decision, in one atomic step: never half a bundle."""
+"""Writing a bundle, or its decisions, in one atomic step: never half a bundle."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from .. import schema
 from ..errors import BundleError
 from .folder import MANIFEST, Bundle
-from .manifest import GRAPHS, REPORT, Decision, FileEntry, Manifest, digest, parse, serialise
+from .manifest import (
+    LOWER,
+    REPORT,
+    Decision,
+    FileEntry,
+    Manifest,
+    Target,
+    digest,
+    graph_files,
+    parse,
+    serialise,
+)
 
 
 @contextmanager
@@ -71,9 +83,13 @@ def with_report(staged: Bundle, page: bytes) -> Bundle:
     return Bundle.open(staged.path)
 
 
-def with_decision(bundle: Bundle, decision: Decision) -> Bundle:
-    """Give the bundle another decision: only the manifest is rewritten, in one atomic step."""
-    manifest = _sealed(dataclasses.replace(bundle.manifest, decision=decision))
+def with_decisions(bundle: Bundle, decisions: Sequence[Decision]) -> Bundle:
+    """Give each graph, in order, another decision: only the manifest is rewritten, in one step."""
+    graphs = tuple(
+        dataclasses.replace(graph, decision=decision)
+        for graph, decision in zip(bundle.manifest.graphs, decisions, strict=True)
+    )
+    manifest = _sealed(dataclasses.replace(bundle.manifest, graphs=graphs))
     # Beside the bundle, not in it: a file left by a power cut must not make it refusable.
     part = bundle.path.parent / f".{bundle.path.name}.{secrets.token_hex(4)}.tmp"
     with _os_errors(bundle.path / MANIFEST):
@@ -133,7 +149,9 @@ def check_replaceable(target: Path, force: bool) -> None:
 
 def _looks_like_bundle(folder: Path) -> bool:
     """A bundle, damaged perhaps: our kind of manifest, and nothing that a bundle does not have."""
-    known = {MANIFEST, REPORT, "golden", *(name for names in GRAPHS.values() for name in names)}
+    known = {MANIFEST, REPORT, "golden"}
+    for target in get_args(Target):
+        known.update(name for precision in LOWER for name in graph_files(target, precision))
     manifest = folder / MANIFEST
     if not {entry.name for entry in folder.iterdir()} <= known or not manifest.is_file():
         return False

@@ -11,7 +11,7 @@ from .. import schema
 from ..errors import InputError
 from . import show
 from .app import app
-from .options import BundleArgument, EngineOption, JsonOption, ThreadsOption
+from .options import BundleArgument, EngineOption, JsonOption, PrecisionOption, ThreadsOption
 
 UNDECIDED = 3
 """Exit code of a finished `infer` with at least one image that got no decision."""
@@ -29,6 +29,7 @@ def infer(
     ] = "none",
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Stop after this many images.")
     ] = None,
@@ -49,6 +50,7 @@ def infer(
             overlays=overlays,
             engine=engine,
             threads=threads,
+            precision=precision,
             limit=limit,
             force=force,
             progress=progress,
@@ -72,6 +74,7 @@ def bench(
     bundle: BundleArgument,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     runs: Annotated[
         int, typer.Option("--runs", min=1, help="Runs at most; p99.9 needs 1000.")
     ] = 1000,
@@ -98,6 +101,11 @@ def bench(
             raise InputError(
                 f"--threads {threads}: --tune chooses the threads itself; leave it out"
             )
+        if precision is not None:
+            raise InputError(
+                f"--precision {precision}: --tune is for the graph that the bundle prefers; leave "
+                "it out"
+            )
         _tune(bundle, goal, engine, seconds, as_json)
         return
     from ..runtime.bench import bench as measure
@@ -107,6 +115,7 @@ def bench(
             bundle,
             engine=engine,
             threads=threads,
+            precision=precision,
             runs=runs,
             seconds=seconds,
             cold_starts=cold_starts,

@@ -47,6 +47,10 @@ EngineOption = Annotated[
     str | None,
     typer.Option("--engine", help="onnxruntime or openvino; default: the first that reads it."),
 ]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="Which graph of a tensorrt bundle; default: its first."),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine; default: its own.")
 ]

@@ -18,12 +18,15 @@ from .options import (
     FalseAlarmOption,
     JsonOption,
     MovedDataOption,
+    PrecisionOption,
     RunArgument,
     ThreadsOption,
     false_alarm_rate,
 )
 
 if TYPE_CHECKING:
+    from ..bundle import Decision, Graph
+    from ..calibration.threshold import Threshold
     from ..export.export import Prepared
 
 
@@ -93,8 +96,8 @@ def export(
         )
     manifest = bundle.manifest
     show.say(
-        f"{out}: {target}, {manifest.precision}, batch {batch}, NG above "
-        f"{manifest.decision.threshold:.6g}, parity passed"
+        f"{out}: {target}, {', '.join(g.precision for g in manifest.graphs)}, batch {batch}, NG "
+        f"above {manifest.graph().decision.threshold:.6g}, parity passed"
     )
 
 
@@ -126,10 +129,15 @@ def threshold(
     value: Annotated[
         float | None, typer.Option("--value", help="New threshold, set by hand.")
     ] = None,
+    precision: PrecisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a bundle's threshold and what it guarantees, or change it without a new export."""
-    from ..bundle import Bundle, with_decision
+    """Show a bundle's threshold and what it guarantees, or change it without a new export.
+
+    A change is made to every graph of the bundle, by its own scores; --precision says which one is
+    shown.
+    """
+    from ..bundle import Bundle, with_decisions
     from ..calibration.threshold import conformal_threshold, threshold_at
 
     if rate is not None and value is not None:
@@ -137,30 +145,38 @@ def threshold(
     if confidence is not None and rate is None:
         raise InputError("--confidence was given alone; it belongs to --false-alarm-rate")
     opened = Bundle.open(bundle)
-    scores, decision = opened.manifest.calibration.scores, opened.manifest.decision
-    tolerance = opened.manifest.tolerances.band_relative
-    if rate is not None:
-        chosen = conformal_threshold(scores, rate, confidence=confidence, score_relative=tolerance)
-        chosen = replace(chosen, value=chosen.above())
-    else:
-        at = decision.threshold if value is None else value
-        chosen = threshold_at(scores, at, score_relative=tolerance)
-    if rate is not None or value is not None:
-        with_decision(
-            opened,
-            replace(
-                decision,
-                threshold=chosen.value,
-                false_alarm_rate=rate,
-                band_low=chosen.band_low,
-                band_high=chosen.band_high,
-            ),
+    shown = opened.manifest.graph(precision)
+
+    def choose(graph: Graph) -> Threshold:
+        tolerance = graph.tolerances.band_relative
+        if rate is None:
+            at = graph.decision.threshold if value is None else value
+            return threshold_at(graph.scores, at, score_relative=tolerance)
+        found = conformal_threshold(
+            graph.scores, rate, confidence=confidence, score_relative=tolerance
         )
+        return replace(found, value=found.above())
+
+    if rate is not None or value is not None:
+        with_decisions(
+            opened, [_decided(g.decision, choose(g), rate) for g in opened.manifest.graphs]
+        )
+    chosen = choose(shown)
     if as_json:
         show.json_document(schema.dump(chosen))
     else:
         show.say(chosen.text())
         show.say(f"Uncertain from {chosen.band_low:.6g} to {chosen.band_high:.6g}.")
+
+
+def _decided(decision: Decision, chosen: Threshold, rate: float | None) -> Decision:
+    return replace(
+        decision,
+        threshold=chosen.value,
+        false_alarm_rate=rate,
+        band_low=chosen.band_low,
+        band_high=chosen.band_high,
+    )
 
 
 @app.command(rich_help_panel="To the line")
@@ -175,6 +191,10 @@ def verify(
     ] = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Which graph of a tensorrt bundle; default: all."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove that this machine's engines give PyTorch's verdicts; exit code 6 if one does not.
@@ -196,18 +216,29 @@ def verify(
     source = None if data is None else find(data)
     images = [] if source is None else [source.root / path for path in source]
     with show.counting("comparing") as progress:
-        report = compare(opened, engine, images, reference, threads=threads, progress=progress)
+        report = compare(
+            opened,
+            engine,
+            images,
+            reference,
+            threads=threads,
+            precision=precision,
+            progress=progress,
+        )
     if as_json:
         show.json_document(report.to_json())
     else:
         # One comparison per column: there are few of them, and many figures.
-        engine_of, compared_of, *figures = report.columns()
+        engine_of, precision_of, compared_of, *figures = report.columns()
         rows = report.rows()
-        heads = (f"{engine_of}\n{compared_of}", *(f"{row[0]}\n{row[1]}" for row in rows))
+        heads = (
+            f"{engine_of}\n{precision_of}, {compared_of}",
+            *(f"{row[0]}\n{row[1]}, {row[2]}" for row in rows),
+        )
         show.table(
             f"{bundle}: parity with PyTorch",
             heads,
-            [(name, *(row[at] for row in rows)) for at, name in enumerate(figures, start=2)],
+            [(name, *(row[at] for row in rows)) for at, name in enumerate(figures, start=3)],
         )
         for line in report.skipped:
             show.note(f"skipped {line}")

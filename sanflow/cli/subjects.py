@@ -44,19 +44,23 @@ def open_subject(
     rate: float | None,
     engine: str | None,
     threads: int | None,
+    precision: str | None,
     device: str,
 ) -> Iterator[Subject]:
     """Open a run or a bundle with the test images of `data`; InputError if it is neither."""
     if (path / "run.json").is_file():
-        if engine is not None or threads is not None:
-            raise InputError(f"{path} is a run, which PyTorch scores; --engine is for bundles")
+        if (engine, threads, precision) != (None, None, None):
+            raise InputError(
+                f"{path} is a run, which PyTorch scores; --engine, --threads and --precision are "
+                "for bundles"
+            )
         yield _run(path, data, layout, rate, device)
     elif (path / "manifest.json").is_file():
         if rate is not None:
             raise InputError(
                 f"{path} is a bundle and has its threshold; change it with `sanflow threshold`"
             )
-        with _bundle(path, data, layout, engine, threads) as subject:
+        with _bundle(path, data, layout, engine, threads, precision) as subject:
             yield subject
     else:
         raise InputError(
@@ -87,14 +91,19 @@ def _run(path: Path, data: Path, layout: str | None, rate: float | None, device:
 
 @contextmanager
 def _bundle(
-    path: Path, data: Path, layout: str | None, engine: str | None, threads: int | None
+    path: Path,
+    data: Path,
+    layout: str | None,
+    engine: str | None,
+    threads: int | None,
+    precision: str | None,
 ) -> Iterator[Subject]:
     from ..data.config import DataConfig
     from ..data.layout import open_dataset
     from ..evaluation.subject import bundle_subject
     from ..runtime import Detector
 
-    with Detector(path, engine, threads) as detector:
+    with Detector(path, engine, threads, precision=precision) as detector:
 
         def score(image: Path) -> tuple[float, NDArray[np.float32]]:
             result = detector.judge(image)
@@ -102,7 +111,7 @@ def _bundle(
                 raise ImageError(f"{image}: {result.detail}")
             return result.score, result.map
 
-        manifest = detector.bundle.manifest
+        manifest, graph = detector.bundle.manifest, detector.engine.graph
         config = _with_layout(DataConfig(roi=manifest.pixels.roi), layout)
         dataset = open_dataset(data, config)
         name = f"{detector.engine.name} {detector.engine.version}"
@@ -111,8 +120,8 @@ def _bundle(
             root=dataset.root,
             scorer=score,
             pixel_path=detector.bundle.pixel_path,
-            decision=manifest.decision,
-            description=bundle_subject(manifest, path.resolve().name, name),
+            decision=graph.decision,
+            description=bundle_subject(manifest, graph, path.resolve().name, name),
             seen={},
         )
 

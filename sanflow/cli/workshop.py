@@ -21,6 +21,7 @@ from .options import (
     JsonOption,
     LayoutOption,
     MovedDataOption,
+    PrecisionOption,
     PresetOption,
     RoiOption,
     RunArgument,
@@ -202,6 +203,7 @@ def evaluate(
     layout: LayoutOption = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = "cpu",
     resamples: Annotated[
         int, typer.Option("--resamples", min=10, help="Bootstrap resamples of the intervals.")
@@ -220,6 +222,7 @@ def evaluate(
         rate=rate,
         engine=engine,
         threads=threads,
+        precision=precision,
         device=device,
     ) as opened:
         with show.counting("scoring test images") as progress:

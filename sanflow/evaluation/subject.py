@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import schema
-from ..bundle import Manifest
+from ..bundle import Graph, Manifest
 from ..config import RunConfig
 from ..run import Run
 from .evaluate import Scorer
@@ -59,13 +59,13 @@ def run_subject(run: Run) -> dict[str, str]:
     }
 
 
-def bundle_subject(manifest: Manifest, name: str, engine: str) -> dict[str, str]:
-    """A bundle's provenance, for people; `engine` is the name and version that scored."""
+def bundle_subject(manifest: Manifest, graph: Graph, name: str, engine: str) -> dict[str, str]:
+    """A bundle's provenance, for people; `engine`, name and version, scored with `graph`."""
     model, data = manifest.model, manifest.data
     return {
         "What": f"bundle {name}",
         "Engine": engine,
-        "Exported": f"{manifest.created}, target {manifest.target}, {manifest.precision}",
+        "Exported": f"{manifest.created}, target {manifest.target}, {graph.precision}",
         "Extractor": f"{model.extractor}, strides {', '.join(map(str, model.taps))}",
         "Weights": model.weights,
         "Image size": f"{manifest.pixels.height} x {manifest.pixels.width} (height x width)",

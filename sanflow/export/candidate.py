@@ -15,12 +15,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..bundle.manifest import LOWER, Precision, Target
+from ..bundle.manifest import LOWER, Precision, Target, graph_files
 from ..calibration.ranges import Ranges, observe
 from ..calibration.representative import NEEDED, choose, enough
+from ..errors import InputError
 from ..model.sanflow import SANFlow
 from ..runtime.engine import Engine
-from ..runtime.registry import ENGINES, default_setting
+from ..runtime.registry import ENGINES, available_engines, default_setting
 from .parts import Part
 from .plan import Plan
 from .quantise import Activation, tensors
@@ -48,9 +49,12 @@ class Candidate:
         return sum(map(len, self.files.values()))
 
     def open(self, engine: str | None = None) -> Engine:
-        """In an engine of this machine, the first that reads the target if none is named."""
-        setting = default_setting(self.target, engine)
-        return ENGINES[setting.engine].load(list(self.files.values()), setting)
+        """In an engine of this machine, the first of `judges` if none is named."""
+        setting = default_setting(self.target, engine or judges(self.target)[0])
+        open_files = ENGINES[setting.engine].open_files
+        if open_files is None:
+            raise InputError(f"{setting.engine} builds a plan of a bundle; it opens no bare graph")
+        return open_files(list(self.files.values()), setting)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Bench:
         quantised = "int8" in plan.regions.values()
         graph = typed(self.graph, plan, self.ranges if quantised else None, self.activation)
         form = self.activation if quantised else None
-        return Candidate(plan, self.target, form, graph_files(graph, self.target))
+        return Candidate(plan, self.target, form, _files(graph, self.target, lowest(plan)))
 
     def uniform(self, precision: Precision) -> Candidate:
         """The candidate of the safe policy for a precision."""
@@ -88,19 +92,24 @@ class Bench:
         return enough(self.ranges.count, self.ranges.growth)
 
 
+def judges(target: Target) -> tuple[str, ...]:
+    """The engines of this machine that open a graph before it is in a bundle."""
+    return tuple(name for name in available_engines(target) if ENGINES[name].open_files)
+
+
 def lowest(plan: Plan) -> Precision:
     """The lowest precision of a plan's regions."""
     return max(plan.regions.values(), key=LOWER.index)
 
 
-def graph_files(graph: onnx.ModelProto, target: Target) -> dict[str, bytes]:
+def _files(graph: onnx.ModelProto, target: Target, precision: Precision) -> dict[str, bytes]:
     """The graph as the files of a bundle for the target."""
-    if target == "onnx":
-        return {"model.onnx": graph.SerializeToString(deterministic=True)}
-    from .openvino import to_ir  # OpenVINO is needed for its own target only
+    names = graph_files(target, precision)
+    if target == "openvino":
+        from .openvino import to_ir  # OpenVINO is needed for its own target only
 
-    xml, weights = to_ir(graph)
-    return {"model.xml": xml, "model.bin": weights}
+        return dict(zip(names, to_ir(graph), strict=True))
+    return {names[0]: graph.SerializeToString(deterministic=True)}
 
 
 def _features(model: SANFlow, parts: Sequence[Part]) -> NDArray[np.float64]:

@@ -32,9 +32,7 @@ def draft(
         sanflow=__version__,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         target=candidate.target,
-        precision=candidate.precision,
-        regions=dict(candidate.plan.regions),
-        activation=candidate.activation,
+        graphs=(_graph(candidate, settled),),
         model=m.ModelInfo(
             method="sanflow",
             extractor=config.extractor,
@@ -60,11 +58,21 @@ def draft(
             m.Tensor("map", "float32", (batch, height, width)),
         ),
         pixels=run.pixel_path,
-        calibration=m.CalibrationInfo(calibration.level_max, settled.scores),
-        decision=settled.decision,
-        tolerances=settled.tolerances,
+        calibration=m.CalibrationInfo(calibration.level_max),
         golden=goldens.entries(),
         references=references,
         files={},
         digest="",
+    )
+
+
+def _graph(candidate: Candidate, settled: Settled) -> m.Graph:
+    return m.Graph(
+        precision=candidate.precision,
+        regions=dict(candidate.plan.regions),
+        activation=candidate.activation,
+        files=tuple(candidate.files),
+        scores=settled.scores,
+        decision=settled.decision,
+        tolerances=settled.tolerances,
     )

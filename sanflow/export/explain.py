@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..runtime.registry import available_engines
+from ..bundle.manifest import Target
+from .candidate import judges
 from .compile import PassRecord
 from .gate import Contract, Loss
 from .search import Outcome, Trial
@@ -105,9 +106,9 @@ def gate_table(losses: Sequence[Loss], contract: Contract) -> Table:
     return Table("The gate", heads, rows)
 
 
-def trials_table(trials: Sequence[Trial], target: str) -> Table:
+def trials_table(trials: Sequence[Trial], target: Target) -> Table:
     """Everything that was tried, in order."""
-    engine = (available_engines(target) or ("",))[0]
+    engine = judges(target)[0]
     rows = [
         (
             trial.title,

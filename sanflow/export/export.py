@@ -25,8 +25,7 @@ from ..model.sanflow import SANFlow
 from ..run import Run
 from ..runtime.machine import describe
 from ..runtime.parity import verify
-from ..runtime.registry import available_engines
-from .candidate import Bench
+from .candidate import Bench, judges
 from .compile import PassRecord, compile_model
 from .defects import defect_parts, find_defects
 from .draft import draft
@@ -201,8 +200,8 @@ def prepare(
 
 
 def _target(target: str) -> m.Target:
-    if target not in m.GRAPHS:
-        raise InputError(f"target {target!r} is not one of {', '.join(m.GRAPHS)}")
+    if target not in ACTIVATIONS:
+        raise InputError(f"target {target!r} is not one of {', '.join(ACTIVATIONS)}")
     return target
 
 
@@ -225,7 +224,7 @@ def _has_bf16() -> bool:
 
 def _steps(asked: Asked, good: int, defects: int, target: m.Target) -> dict[str, int]:
     """The phases and their shares of the progress, in images."""
-    engines, jury = len(available_engines(target)), good + synthetic_count() + defects
+    engines, jury = len(judges(target)), good + synthetic_count() + defects
     return {
         "judge": good if asked == "fp32" else jury,
         "graph": GRAPH_STEPS,
@@ -253,7 +252,7 @@ def _own_scores(
     rest = [image for image in calibration.images if image.path not in held]
     files = find_images(run, rest, data)
     found = []
-    for name, loss in zip(available_engines(outcome.candidate.target), outcome.losses, strict=True):
+    for name, loss in zip(judges(outcome.candidate.target), outcome.losses, strict=True):
         scores = {
             part.name: score
             for part, score in zip(jury.parts, loss.scores, strict=True)

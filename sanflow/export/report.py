@@ -19,8 +19,9 @@ from ..bundle.contents import PAGE_HEAD
 from ..evaluation.page import environment
 from ..runtime.machine import describe, load_average
 from ..runtime.parity import VerifyReport
-from ..runtime.registry import available_engines, open_engine
+from ..runtime.registry import open_engine
 from . import explain
+from .candidate import judges
 from .search import race
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def measure_speed(prepared: Prepared, staged: Bundle) -> tuple[Speed, ...]:
     ]
     plain = prepared.bench.uniform("fp32")
     found = []
-    for name in available_engines(staged.manifest.target):
+    for name in judges(staged.manifest.target):
         with open_engine(staged, name) as engine, plain.open(name) as base:
             ms, plain_ms = race([engine, base], batches)
             label = f"{engine.name} {engine.version}"
@@ -75,6 +76,7 @@ def page(prepared: Prepared, staged: Bundle, parity: VerifyReport, speeds: Seque
         .render(
             head=Markup(PAGE_HEAD),
             manifest=manifest,
+            graph=manifest.graph(),
             asked=prepared.asked,
             passes=prepared.passes,
             tables=tables,

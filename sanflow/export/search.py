@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Precision
 from ..errors import ParityError
 from ..runtime.engine import Engine
-from ..runtime.registry import available_engines
-from .candidate import Bench, Candidate
+from .candidate import Bench, Candidate, judges
 from .gate import Contract, Jury, Loss
 from .plan import Plan
 
@@ -89,7 +88,7 @@ class Search:
         self._few = jury.smaller(FIRST_LOOK)
         self._tell, self._step = tell, step
         self._deadline = time.monotonic() + seconds
-        self._engines = available_engines(bench.target)
+        self._engines = judges(bench.target)
         self._trials: list[Trial] = []
         self._stack = ExitStack()
         self._plain = bench.uniform("fp32")

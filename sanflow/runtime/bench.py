@@ -123,6 +123,7 @@ def bench(
     *,
     engine: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     runs: int = 1000,
     seconds: float = 60.0,
     warmup: int = 20,
@@ -143,7 +144,8 @@ def bench(
     load = load_average()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = opened.manifest
-    with Detector(opened, engine, threads) as detector:
+    with Detector(opened, engine, threads, precision=precision) as detector:
+        used_precision = detector.engine.graph.precision
         name, version, used = detector.engine.name, detector.engine.version, detector.engine.threads
         together = detector.engine.in_flight
         files = [opened.read(entry.image) for entry in manifest.golden]
@@ -154,12 +156,12 @@ def bench(
         rate = 1e3 * opened.batch / inference.mean
         if together > 1:
             rate = opened.batch / _pace(detector.engine, batches, inference.runs)
-    starts = [_start(opened.path, engine, threads) for _ in range(cold_starts)]
+    starts = [_start(opened.path, engine, threads, precision) for _ in range(cold_starts)]
     return BenchReport(
         bundle=str(opened.path),
         digest=manifest.digest,
         target=manifest.target,
-        precision=manifest.precision,
+        precision=used_precision,
         extractor=manifest.model.extractor,
         batch=opened.batch,
         height=manifest.pixels.height,
@@ -264,9 +266,11 @@ def _pace(engine: Engine, batches: Sequence[NDArray[np.uint8]], runs: int) -> fl
     return (time.perf_counter() - begin) / max(runs, together)
 
 
-def _start(bundle: Path, engine: str | None, threads: int | None) -> dict[str, float]:
+def _start(
+    bundle: Path, engine: str | None, threads: int | None, precision: str | None
+) -> dict[str, float]:
     """Judge once in a fresh process (cold.py); seconds per stage and its peak memory."""
-    given = [str(bundle), engine or "", str(threads or "")]
+    given = [str(bundle), engine or "", str(threads or ""), precision or ""]
     command = [sys.executable, "-m", "sanflow.runtime.cold", *given]
     begin = time.time()
     try:

@@ -1,8 +1,8 @@
 """A cold start, measured from inside: what `bench` runs in fresh processes.
 
-    python -m sanflow.runtime.cold BUNDLE ENGINE THREADS
+    python -m sanflow.runtime.cold BUNDLE ENGINE THREADS PRECISION
 
-An empty ENGINE or THREADS leaves the choice to the runtime, tuned or not.
+An empty ENGINE, THREADS or PRECISION leaves the choice to the runtime, tuned or not.
 
 Prints one line of JSON: the times of day at which the runtime was imported, the bundle open and
 the first golden image judged, and the peak memory after all of them were.
@@ -19,10 +19,12 @@ from .detector import Detector
 from .machine import peak_rss_mib
 
 
-def main(bundle: str, engine: str | None, threads: int | None) -> dict[str, float | None]:
+def main(
+    bundle: str, engine: str | None, threads: int | None, precision: str | None
+) -> dict[str, float | None]:
     """Open, judge, and report."""
     imported = time.time()
-    with Detector(bundle, engine, threads) as detector:
+    with Detector(bundle, engine, threads, precision=precision) as detector:
         opened = time.time()
         names = [entry.image for entry in detector.bundle.manifest.golden]
         judged = None
@@ -34,5 +36,6 @@ def main(bundle: str, engine: str | None, threads: int | None) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    path, engine, threads = sys.argv[1:]
-    print(json.dumps(main(path, engine or None, int(threads) if threads else None)))
+    path, engine, threads, precision = sys.argv[1:]
+    count = int(threads) if threads else None
+    print(json.dumps(main(path, engine or None, count, precision or None)))

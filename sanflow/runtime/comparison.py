@@ -15,8 +15,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Decision
-from ..bundle.manifest import Tolerances
+from ..bundle import Decision, Graph
+from ..bundle.manifest import Precision, Tolerances
 from ..errors import InputError
 from .engine import Engine
 
@@ -60,6 +60,8 @@ class Comparison:
 
     engine: str
     version: str
+    precision: Precision
+    """Of the graph that it ran."""
     source: str
     """`golden`, or `images` for the user's own."""
     images: int
@@ -89,13 +91,13 @@ def compare(
     engine: Engine,
     cases: Iterable[Case],
     source: str,
-    decision: Decision,
-    tolerances: Tolerances,
+    graph: Graph,
     step: Callable[[int], None] = lambda images: None,
 ) -> Comparison:
     """Run every case through the engine and compare; `step` is told of each batch's images.
 
-    Only a batch of maps is held at a time. Raises InputError if there is no case.
+    Decision and tolerances are those of `graph`. Only a batch of maps is held at a time. Raises
+    InputError if there is no case.
     """
     names: list[str] = []
     wanted: list[float] = []
@@ -119,11 +121,12 @@ def compare(
     relative = _distance(given, reference) / np.maximum(np.abs(reference), SMALL_SCORE)
     scores = Errors(float(relative.max()), float(relative.mean()), _percentile(relative))
     maps = heat.errors()
-    flips = tuple(_flips(names, reference, given, decision))
+    flips = tuple(_flips(names, reference, given, graph.decision))
     worst = names[int(relative.argmax())]
     return Comparison(
         engine=engine.name,
         version=engine.version,
+        precision=graph.precision,
         source=source,
         images=len(names),
         score_relative=scores,
@@ -131,7 +134,7 @@ def compare(
         rank_correlation=rank_correlation(reference, given),
         flips=flips,
         worst=worst,
-        failures=tuple(_failures(scores, maps, flips, worst, tolerances)),
+        failures=tuple(_failures(scores, maps, flips, worst, graph.tolerances)),
     )
 
 

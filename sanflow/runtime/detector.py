@@ -56,15 +56,20 @@ class Detector:
         bundle: Bundle | str | os.PathLike[str],
         engine: str | Engine | None = None,
         threads: int | None = None,
+        *,
+        precision: str | None = None,
     ) -> None:
         """Open the bundle (if it is a path) and an engine (unless an open one is given).
 
-        Raises BundleError, EngineError, or InputError as Bundle.open and open_engine do.
+        The decision is that of the engine's graph. Raises BundleError, EngineError, or InputError
+        as Bundle.open and open_engine do.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._owned = not isinstance(engine, Engine)
         self.engine = (
-            engine if isinstance(engine, Engine) else open_engine(self.bundle, engine, threads)
+            engine
+            if isinstance(engine, Engine)
+            else open_engine(self.bundle, engine, threads, precision=precision)
         )
 
     def judge(self, image: Image) -> Result:
@@ -134,7 +139,7 @@ class Detector:
             output = self.engine.infer(batch)
         except EngineError as error:
             return [no_decision("engine_error", str(error)) for _ in inputs]
-        return [_decide(output, slot, self.bundle.manifest.decision) for slot in range(len(inputs))]
+        return [_decide(output, slot, self.engine.graph.decision) for slot in range(len(inputs))]
 
 
 def load(image: Image) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle import Graph
 from ..errors import EngineError, InputError
 
 
@@ -42,6 +43,9 @@ class Engine(ABC):
     """An opened graph. Close it or use `with`; `infer` may be called from `in_flight` threads."""
 
     name: ClassVar[str]
+    graph: Graph
+    """Which of a bundle's graphs it runs, hence which decision its scores have; whoever opens it
+    from a bundle says so."""
 
     def __init__(
         self,

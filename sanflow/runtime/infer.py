@@ -45,6 +45,7 @@ def infer(
     overlays: Overlays = "none",
     engine: str | Engine | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     limit: int | None = None,
     force: bool = False,
     progress: Callable[[Record], None] | None = None,
@@ -64,7 +65,7 @@ def infer(
     folder = Path(out)
     found = find(source, skip=folder)
     images = _not_empty(iter(found), source)
-    with Detector(bundle, engine, threads) as detector:
+    with Detector(bundle, engine, threads, precision=precision) as detector:
         _prove(detector)
         _prepare_folder(folder, found, force)
         summary = _summary(detector, found, source)
@@ -163,6 +164,7 @@ class _Job:
             engine_ms=round(engine_ms, 3),
             bundle=self.detector.bundle.manifest.digest,
             engine=_engine(self.detector),
+            precision=self.detector.engine.graph.precision,
         )
 
     def _overlay(self, read: _Read, result: Result) -> str | None:
@@ -172,7 +174,7 @@ class _Job:
         # The suffix is added, not replaced: a.png and a.jpg may lie side by side.
         path = self.out / OVERLAYS / f"{read.path.as_posix()}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        decision = self.detector.bundle.manifest.decision
+        decision = self.detector.engine.graph.decision
         low, high = decision.display_low, decision.display_high
         heat = imaging.overlay(read.picture, result.map, low, high, decision.threshold)
         imaging.write_png(path, heat)
@@ -221,13 +223,13 @@ def _prepare_folder(out: Path, source: Source, force: bool) -> None:
 
 
 def _summary(detector: Detector, found: Source, source: str | os.PathLike[str]) -> Summary:
-    manifest = detector.bundle.manifest
     return Summary(
         source=os.fspath(source),
         root=str(found.root),
-        bundle=manifest.digest,
+        bundle=detector.bundle.manifest.digest,
         engine=_engine(detector),
-        threshold=manifest.decision.threshold,
+        precision=detector.engine.graph.precision,
+        threshold=detector.engine.graph.decision.threshold,
         started=_iso(datetime.now(timezone.utc)),
     )
 

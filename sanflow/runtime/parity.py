@@ -54,7 +54,7 @@ class VerifyReport:
         """The headings of `rows`."""
         errors = ("max", "mean", "p99")
         return (
-            *("engine", "images", "compared"),
+            *("engine", "precision", "images", "compared"),
             *(f"score error {name}" for name in errors),
             *(f"map error {name}" for name in errors),
             *("rank correlation", "flips", "in band", "result"),
@@ -64,7 +64,7 @@ class VerifyReport:
         """One row per engine and set of images."""
         return [
             (
-                *(f"{c.engine} {c.version}", c.source, c.images),
+                *(f"{c.engine} {c.version}", c.precision, c.source, c.images),
                 *_figures(c.score_relative),
                 *_figures(c.map_absolute),
                 None if c.rank_correlation is None else f"{c.rank_correlation:.6f}",
@@ -77,7 +77,7 @@ class VerifyReport:
     def text(self) -> str:
         """One line per failure; one line that says so if there is none."""
         failures = [
-            f"{c.engine} {c.version} on {c.source}: {failure}"
+            f"{c.engine} {c.version}, {c.precision}, on {c.source}: {failure}"
             for c in self.comparisons
             for failure in c.failures
         ]
@@ -89,12 +89,11 @@ def replay_goldens(
     engine: Engine, bundle: Bundle, step: Callable[[int], None] = lambda images: None
 ) -> Comparison:
     """Replay the bundle's golden samples; what any engine must pass before it judges parts."""
-    manifest = bundle.manifest
     cases = (
         Case(entry.image, golden.image, golden.score, golden.map)
-        for entry, golden in zip(manifest.golden, bundle.goldens(), strict=True)
+        for entry, golden in zip(bundle.manifest.golden, bundle.goldens(), strict=True)
     )
-    return compare(engine, cases, "golden", manifest.decision, manifest.tolerances, step)
+    return compare(engine, cases, "golden", engine.graph, step)
 
 
 def verify(
@@ -104,15 +103,20 @@ def verify(
     reference: Reference | None = None,
     *,
     threads: int | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Compare engines with PyTorch on the goldens and on the image files `data`.
 
-    Without `engine`, every installed one that reads this bundle. Raises EngineError if there is
-    none, InputError if images are given and not one of them can be compared.
+    Without `engine`, every installed one that reads this bundle; without `precision`, every graph
+    of it. Raises EngineError if there is no engine, InputError if images are given and not one of
+    them can be compared, or if there is no graph of that precision.
     """
-    names = (engine,) if engine else available_engines(bundle.manifest.target) or (None,)
-    total, done = len(names) * (len(bundle.manifest.golden) + len(data)), 0
+    manifest = bundle.manifest
+    graphs = manifest.graphs if precision is None else (manifest.graph(precision),)
+    names = (engine,) if engine else available_engines(manifest.target) or (None,)
+    pairs = [(name, graph.precision) for name in names for graph in graphs]
+    total, done = len(pairs) * (len(manifest.golden) + len(data)), 0
 
     def step(images: int) -> None:
         nonlocal done
@@ -122,12 +126,12 @@ def verify(
 
     comparisons: list[Comparison] = []
     skipped: dict[str, str] = {}
-    for name in names:
-        with open_engine(bundle, name, threads) as opened:
+    for name, chosen in pairs:
+        with open_engine(bundle, name, threads, precision=chosen) as opened:
             comparisons.append(replay_goldens(opened, bundle, step))
             if data:
                 cases = _own(bundle, data, reference, skipped, step)
-                comparisons.append(_compare_own(opened, bundle, cases, skipped, step))
+                comparisons.append(_compare_own(opened, cases, skipped, step))
     return VerifyReport(
         bundle=str(bundle.path),
         digest=bundle.manifest.digest,
@@ -164,12 +168,10 @@ def _own(
 
 def _compare_own(
     engine: Engine,
-    bundle: Bundle,
     cases: Iterator[Case],
     skipped: dict[str, str],
     step: Callable[[int], None],
 ) -> Comparison:
-    manifest = bundle.manifest
     first = next(cases, None)
     if first is None:
         raise InputError(
@@ -181,7 +183,7 @@ def _compare_own(
         yield first
         yield from cases
 
-    return compare(engine, all_cases(), "images", manifest.decision, manifest.tolerances, step)
+    return compare(engine, all_cases(), "images", engine.graph, step)
 
 
 def _figures(errors: Errors | None) -> tuple[str | None, ...]:

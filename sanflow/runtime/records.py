@@ -43,6 +43,8 @@ class Record:
     """The manifest's digest."""
     engine: str
     """Name and version."""
+    precision: str
+    """Of the graph that judged."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Summary:
     root: str
     bundle: str
     engine: str
+    precision: str
     threshold: float
     started: str
     images: int = 0

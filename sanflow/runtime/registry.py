@@ -11,13 +11,18 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bundle import Bundle
-from ..bundle.manifest import GRAPHS, Target, Tensor
+from ..bundle import Bundle, Graph
+from ..bundle.manifest import Target, Tensor
 from ..errors import EngineError, InputError, SanflowError
 from .engine import Engine, TensorSpec, in_one_line
 from .machine import default_threads
 from .setting import Setting
 from .tuned import tuned_setting
+
+OpenFiles = Callable[[list[bytes], Setting], Engine]
+"""Bytes of a graph's files, which may be dropped from the list, and the setting -> an engine."""
+Load = Callable[[Bundle, Graph, Setting], Engine]
+"""A bundle, the graph that is asked for, the setting -> an engine that says which graph it runs."""
 
 
 def _onnxruntime(files: list[bytes], setting: Setting) -> Engine:
@@ -45,8 +50,17 @@ def _openvino(files: list[bytes], setting: Setting) -> Engine:
     )
 
 
-def _tensorrt(files: list[bytes], setting: Setting) -> Engine:
+def _tensorrt(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
     raise EngineError(f"tensorrt: {missing('tensorrt')}")
+
+
+def _reading(open_files: OpenFiles) -> Load:
+    def load(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
+        engine = open_files([bundle.read(name) for name in graph.files], setting)
+        engine.graph = graph
+        return engine
+
+    return load
 
 
 @dataclass(frozen=True)
@@ -55,17 +69,18 @@ class EngineKind:
 
     targets: tuple[str, ...]
     """The bundle targets it reads."""
-    load: Callable[[list[bytes], Setting], Engine]
-    """Bytes of the graph's files and the setting -> an open engine."""
+    load: Load
+    open_files: OpenFiles | None = None
+    """Opens a graph that is in no bundle yet; None where a plan has to be built first."""
     planned: str = ""
     """Why this version cannot open it, whatever is installed."""
 
 
 ENGINES: dict[str, EngineKind] = {
-    "onnxruntime": EngineKind(("onnx",), _onnxruntime),
-    "openvino": EngineKind(("openvino", "onnx"), _openvino),
+    "onnxruntime": EngineKind(("onnx", "tensorrt"), _reading(_onnxruntime), _onnxruntime),
+    "openvino": EngineKind(("openvino", "onnx", "tensorrt"), _reading(_openvino), _openvino),
     "tensorrt": EngineKind(
-        ("onnx",), _tensorrt, "this version of sanflow has no TensorRT engine yet"
+        ("tensorrt",), _tensorrt, planned="this version of sanflow has no TensorRT engine yet"
     ),
 }
 
@@ -97,20 +112,23 @@ def open_engine(
     name: str | None = None,
     threads: int | None = None,
     *,
+    precision: str | None = None,
     setting: Setting | None = None,
 ) -> Engine:
-    """Load the bundle's graph into an engine, as tuned on this machine unless anything is given.
+    """Load a graph of the bundle into an engine, as tuned on this machine unless anything is given.
 
-    Without a name, and not tuned, it is the first engine that reads the bundle; `threads` defaults
-    to the physical cores this process may use; `setting` says everything. Raises InputError for
-    an unknown name, EngineError if the engine is missing, does not read this target, or refuses
-    the graph, BundleError if a file changed since the bundle was opened.
+    Without a `precision` it is the preferred graph. Without a name, and not tuned, it is the first
+    engine that reads the bundle; `threads` defaults to the physical cores this process may use;
+    `setting` says everything of the engine. Raises InputError for an unknown name or precision,
+    EngineError if the engine is missing, does not read this target, or refuses the graph,
+    BundleError if a file changed since the bundle was opened.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}, expected at least 1")
-    if setting is None and name is None and threads is None:
+    graph = bundle.manifest.graph(precision)
+    if setting is None and name is None and threads is None and graph is bundle.manifest.graph():
         setting = tuned_setting(bundle)
-    return _open(bundle, setting or default_setting(bundle.manifest.target, name, threads))
+    return _open(bundle, graph, setting or default_setting(bundle.manifest.target, name, threads))
 
 
 def default_setting(target: Target, name: str | None = None, threads: int | None = None) -> Setting:
@@ -119,7 +137,7 @@ def default_setting(target: Target, name: str | None = None, threads: int | None
     return Setting(chosen, threads or default_threads())
 
 
-def _open(bundle: Bundle, setting: Setting) -> Engine:
+def _open(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
     target, chosen = bundle.manifest.target, _known(setting.engine)
     if why := missing(chosen):
         raise EngineError(f"{chosen}: {why}")
@@ -129,7 +147,7 @@ def _open(bundle: Bundle, setting: Setting) -> Engine:
             f"{chosen}: does not read an {target} bundle; use {' or '.join(readers)}, or export "
             f"the run with --target {ENGINES[chosen].targets[0]}"
         )
-    engine = _load(chosen, bundle, setting)
+    engine = _load(chosen, bundle, graph, setting)
     try:
         _check_graph(engine, bundle)
     except EngineError:
@@ -138,10 +156,9 @@ def _open(bundle: Bundle, setting: Setting) -> Engine:
     return engine
 
 
-def _load(name: str, bundle: Bundle, setting: Setting) -> Engine:
-    files = [bundle.read(file) for file in GRAPHS[bundle.manifest.target]]
+def _load(name: str, bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
     try:
-        return ENGINES[name].load(files, setting)
+        return ENGINES[name].load(bundle, graph, setting)
     except SanflowError:
         raise
     except ImportError as error:
@@ -151,8 +168,8 @@ def _load(name: str, bundle: Bundle, setting: Setting) -> Engine:
         ) from error
     except Exception as error:  # engines raise types of their own, some undocumented
         raise EngineError(
-            f"{name}: cannot load {bundle.graph}: {in_one_line(error)}; update {name}, or export "
-            "the run again"
+            f"{name}: cannot load {bundle.path / graph.files[0]}: {in_one_line(error)}; update "
+            f"{name}, or export the run again"
         ) from error
 
 
@@ -163,8 +180,9 @@ def _check_graph(engine: Engine, bundle: Bundle) -> None:
     for found, stated in pairs:
         if set(found) != set(map(_spec, stated)):
             raise EngineError(
-                f"{engine.name}: {bundle.graph} has {', '.join(map(str, found))}, the manifest "
-                f"says {', '.join(str(_spec(t)) for t in stated)}; export the run again"
+                f"{engine.name}: {bundle.path / engine.graph.files[0]} has "
+                f"{', '.join(map(str, found))}, the manifest says "
+                f"{', '.join(str(_spec(t)) for t in stated)}; export the run again"
             )
 
 

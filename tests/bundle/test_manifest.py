@@ -49,7 +49,8 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 def structural(value: Table) -> Iterator[tuple[Table, str]]:
     """Mutations of the form alone: every field missing, every table extended, every type wrong."""
-    free = {("regions",), ("references",), ("files",)}  # their keys are data, not fields
+    # Their keys are data, not fields.
+    free = {("graphs", 0, "regions"), ("references",), ("files",)}
     for path in [(), *(p for p, v in walk(value) if isinstance(v, dict))]:
         if path not in free:
             mutant = copy.deepcopy(value)
@@ -96,22 +97,35 @@ def add_file(name: str) -> Callable[[Table], None]:
     return mutate
 
 
+def lowered(precision: str) -> Callable[[Table], None]:
+    """A mutation that puts the graph in another precision."""
+
+    def mutate(value: Table) -> None:
+        value["graphs"][0].update(precision=precision, regions={"head": precision})
+
+    return mutate
+
+
 MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("schema", "sanflow.bundle/2"), "'sanflow.bundle/2' is not 'sanflow.bundle/1'"),
-    (put("target", "tensorrt"), "'tensorrt' is not one of"),
-    (put("target", "openvino"), "'model.onnx' does not belong to an openvino bundle"),
-    (put("precision", "fp8"), "'fp8' is not one of"),
-    (put("precision", "int8"), "'int8' is not the lowest of the regions, 'fp32'"),
-    (put("precision", "fp16"), "'fp16' is not the lowest of the regions, 'fp32'"),
-    (put("regions", {}), "must name the graph's regions"),
-    (put("regions/head", "fp16"), "'fp32' is not the lowest of the regions, 'fp16'"),
-    (put("regions/head", "int4"), "'int4' is not one of"),
-    (put("regions/Head", "fp32"), "'Head' is not a region's name"),
-    (put("regions/level1.first.x", "fp32"), "is not a region's name"),
-    (lambda v: v.update(precision="bf16", regions={"head": "bf16"}), "need the target openvino"),
-    (lambda v: v.update(precision="int8", regions={"head": "int8"}), "activation None does not"),
-    (put("activation", "int8"), "activation 'int8' does not fit regions in fp32"),
-    (put("activation", "int4"), "'int4' is not one of"),
+    (put("target", "coreml"), "'coreml' is not one of"),
+    (put("target", "openvino"), r"files \('model.onnx',\) of the graph are not \('model.xml'"),
+    (put("target", "tensorrt"), r"files \('model.onnx',\) of the graph are not \('model.fp32"),
+    (put("graphs/0/files", ["model.xml"]), "of the graph are not"),
+    (put("graphs", []), "0 graphs: an onnx bundle holds one"),
+    (lambda v: v["graphs"].append(copy.deepcopy(v["graphs"][0])), "2 graphs: an onnx bundle"),
+    (put("graphs/0/precision", "fp8"), "'fp8' is not one of"),
+    (put("graphs/0/precision", "int8"), "'int8' is not the lowest of the regions, 'fp32'"),
+    (put("graphs/0/precision", "fp16"), "'fp16' is not the lowest of the regions, 'fp32'"),
+    (put("graphs/0/regions", {}), "must name the graph's regions"),
+    (put("graphs/0/regions/head", "fp16"), "'fp32' is not the lowest of the regions, 'fp16'"),
+    (put("graphs/0/regions/head", "int4"), "'int4' is not one of"),
+    (put("graphs/0/regions/Head", "fp32"), "'Head' is not a region's name"),
+    (put("graphs/0/regions/level1.first.x", "fp32"), "is not a region's name"),
+    (lowered("bf16"), "need the target openvino"),
+    (lowered("int8"), "activation None does not"),
+    (put("graphs/0/activation", "int8"), "activation 'int8' does not fit regions in fp32"),
+    (put("graphs/0/activation", "int4"), "'int4' is not one of"),
     (put("created", "yesterday"), "not a time"),
     (put("sanflow", ""), "not a version"),
     (put("model/checkpoint_sha256", "abc"), "not a lowercase sha256"),
@@ -142,22 +156,22 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("pixels/roi", {"x": -1, "y": 0, "width": 2, "height": 2}), "must not be negative"),
     (put("pixels/roi", {"x": 0, "y": 0, "width": 0, "height": 2}), "at least 1"),
     (put("calibration/level_max", [1.0]), "1 values for 2 levels"),
-    (put("calibration/scores", [0.5, 0.25, 0.75]), "must be ascending"),
-    (put("calibration/scores", [0.5]), "1 scores for 3 images"),
-    (put("calibration/scores/0", 1e999), "not a finite number"),
-    (put("decision/threshold", float("nan")), "NaN is not a finite number"),
-    (put("decision/threshold", float("inf")), "Infinity is not a finite number"),
-    (put("decision/threshold", float("-inf")), "-Infinity is not a finite number"),
-    (put("decision/threshold", 0.77), "must be inside its band"),
-    (put("decision/band_low", 0.755), "must be inside its band"),
-    (put("decision/band_high", 0.1), "must be inside its band"),
-    (put("decision/false_alarm_rate", 0.0), r"must be in \(0, 1\)"),
-    (put("decision/false_alarm_rate", 1.0), r"must be in \(0, 1\)"),
-    (put("decision/false_alarm_rate", -0.5), r"must be in \(0, 1\)"),
-    (put("decision/display_low", 1.5), "must be below display_high"),
-    (put("tolerances/score_relative", 0.0), "must be positive"),
-    (put("tolerances/map_absolute", -1.0), "must be positive"),
-    (put("tolerances/band_relative", 0.0), "must be positive"),
+    (put("graphs/0/scores", [0.5, 0.25, 0.75]), "must be ascending"),
+    (put("graphs/0/scores", [0.5]), "1 scores for 3 images"),
+    (put("graphs/0/scores/0", 1e999), "not a finite number"),
+    (put("graphs/0/decision/threshold", float("nan")), "NaN is not a finite number"),
+    (put("graphs/0/decision/threshold", float("inf")), "Infinity is not a finite number"),
+    (put("graphs/0/decision/threshold", float("-inf")), "-Infinity is not a finite number"),
+    (put("graphs/0/decision/threshold", 0.77), "must be inside its band"),
+    (put("graphs/0/decision/band_low", 0.755), "must be inside its band"),
+    (put("graphs/0/decision/band_high", 0.1), "must be inside its band"),
+    (put("graphs/0/decision/false_alarm_rate", 0.0), r"must be in \(0, 1\)"),
+    (put("graphs/0/decision/false_alarm_rate", 1.0), r"must be in \(0, 1\)"),
+    (put("graphs/0/decision/false_alarm_rate", -0.5), r"must be in \(0, 1\)"),
+    (put("graphs/0/decision/display_low", 1.5), "must be below display_high"),
+    (put("graphs/0/tolerances/score_relative", 0.0), "must be positive"),
+    (put("graphs/0/tolerances/map_absolute", -1.0), "must be positive"),
+    (put("graphs/0/tolerances/band_relative", 0.0), "must be positive"),
     (put("golden", []), "0 samples, expected 8 to 256"),
     (put("golden/0/image", "golden/001.png"), r"golden\[0\].image"),
     (put("golden/7/image", "../000.png"), r"golden\[7\].image"),
@@ -219,13 +233,14 @@ def test_two_hundred_mutations_with_a_fresh_digest_are_refused(bundle: Bundle) -
 
 def test_a_refused_manifest_names_folder_file_field_and_remedy(bundle: Bundle) -> None:
     value = plain(bundle)
-    value["decision"]["thresold"] = value["decision"].pop("threshold")
+    decision = value["graphs"][0]["decision"]
+    decision["thresold"] = decision.pop("threshold")
     (bundle.path / "manifest.json").write_bytes(sealed(value))
     with pytest.raises(BundleError) as refusal:
         Bundle.open(bundle.path)
     message = str(refusal.value)
     assert str(bundle.path) in message
-    assert "manifest.json: manifest.decision: unknown field 'thresold'" in message
+    assert "manifest.json: manifest.graphs[0].decision: unknown field 'thresold'" in message
     assert "did you mean 'threshold'?" in message
     assert "copy the bundle again" in message
 
@@ -263,7 +278,7 @@ def test_other_spellings_are_refused(
 
 def test_an_integer_for_a_float_and_another_field_order_are_other_spellings(bundle: Bundle) -> None:
     value = plain(bundle)
-    value["decision"]["display_low"] = 0
+    value["graphs"][0]["decision"]["display_low"] = 0
     with pytest.raises(ConfigError, match="canonical form"):
         manifest.parse(sealed(value))
     value = plain(bundle)

@@ -15,7 +15,7 @@ from sanflow.bundle import (
     Decision,
     manifest,
     staged_bundle,
-    with_decision,
+    with_decisions,
     write,
     write_bundle,
 )
@@ -203,14 +203,16 @@ def test_a_failed_swap_puts_the_old_bundle_back(
 def test_a_decision_changes_the_manifest_alone(bundle: Bundle) -> None:
     before = tree(bundle.path.parent)
     decision = Decision(0.5, None, 0.4, 0.6, 0.0, 2.0)
-    changed = with_decision(bundle, decision)
+    changed = with_decisions(bundle, [decision])
     assert changed.manifest == dataclasses.replace(
-        bundle.manifest, decision=decision, digest=changed.manifest.digest
+        bundle.manifest,
+        graphs=(dataclasses.replace(bundle.manifest.graph(), decision=decision),),
+        digest=changed.manifest.digest,
     )
     assert changed.manifest.digest != bundle.manifest.digest
     after = tree(bundle.path.parent)
     assert {name for name in after if after[name] != before.get(name)} == {"bundle/manifest.json"}
-    assert with_decision(changed, bundle.manifest.decision).manifest == bundle.manifest
+    assert with_decisions(changed, [bundle.manifest.graph().decision]).manifest == bundle.manifest
 
 
 @pytest.mark.parametrize(
@@ -226,10 +228,10 @@ def test_a_decision_that_cannot_be_read_back_is_not_written(
 ) -> None:
     """Whole numbers are fine; what would make the bundle refusable never reaches the disk."""
     if seen is not None:
-        assert with_decision(bundle, decision).manifest.decision == seen
+        assert with_decisions(bundle, [decision]).manifest.graph().decision == seen
     else:
-        with pytest.raises(ConfigError, match=r"manifest\.decision"):
-            with_decision(bundle, decision)
+        with pytest.raises(ConfigError, match=r"manifest\.graphs\[0\]\.decision"):
+            with_decisions(bundle, [decision])
         assert Bundle.open(bundle.path) == bundle
 
 
@@ -239,13 +241,13 @@ def test_a_power_cut_while_deciding_leaves_a_whole_bundle(bundle: Bundle) -> Non
         with pytest.MonkeyPatch.context() as patch:
             cut_at(patch, moment)
             try:
-                with_decision(bundle, decision)
+                with_decisions(bundle, [decision])
             except Cut:
-                seen = Bundle.open(bundle.path).manifest.decision
-                assert seen in (decision, bundle.manifest.decision)
+                seen = Bundle.open(bundle.path).manifest.graph().decision
+                assert seen in (decision, bundle.manifest.graph().decision)
             else:
                 break
-    assert Bundle.open(bundle.path).manifest.decision == decision
+    assert Bundle.open(bundle.path).manifest.graph().decision == decision
     assert moment >= 3
 
 
@@ -257,4 +259,4 @@ def test_a_bundle_on_a_full_or_read_only_disk_says_so(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be written: .*Read-only"):
-        with_decision(bundle, bundle.manifest.decision)
+        with_decisions(bundle, [bundle.manifest.graph().decision])

@@ -78,9 +78,17 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
         sanflow="0.1.0",
         created="2026-01-31T12:00:00Z",
         target="onnx",
-        precision="fp32",
-        regions={"likelihood": "fp32"},
-        activation=None,
+        graphs=(
+            m.Graph(
+                precision="fp32",
+                regions={"likelihood": "fp32"},
+                activation=None,
+                files=("model.onnx",),
+                scores=(1.0, 2.0, 3.0),
+                decision=m.Decision(1.0, 0.1, 0.9, 1.1, 0.0, 2.0),
+                tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
+            ),
+        ),
         model=m.ModelInfo(
             "sanflow",
             "resnet18",
@@ -99,15 +107,13 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
         input=m.Tensor("image", "uint8", (1, 64, 64, 3)),
         outputs=(),
         pixels=PixelPath(64, 64),
-        calibration=m.CalibrationInfo((0.0, 0.0), (1.0, 2.0, 3.0)),
-        decision=m.Decision(1.0, 0.1, 0.9, 1.1, 0.0, 2.0),
-        tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
+        calibration=m.CalibrationInfo((0.0, 0.0)),
         golden=(),
         references={},
         files={},
         digest="d" * 64,
     )
-    facts = bundle_subject(manifest, "line-4.bundle", "onnxruntime 1.20")
+    facts = bundle_subject(manifest, manifest.graph(), "line-4.bundle", "onnxruntime 1.20")
     assert facts["What"] == "bundle line-4.bundle"
     assert facts["Engine"] == "onnxruntime 1.20"
     assert facts["Digest"] == "d" * 64

@@ -41,8 +41,8 @@ def test_the_manifest_says_what_the_run_is(
 ) -> None:
     manifest, calibration = bundles[target].manifest, load_calibration(run)
     assert manifest.target == target
-    assert manifest.decision == calibration.decision(RATE)
-    assert manifest.calibration.scores == calibration.scores
+    assert manifest.graph().decision == calibration.decision(RATE)
+    assert manifest.graph().scores == calibration.scores
     assert manifest.calibration.level_max == calibration.level_max
     assert manifest.pixels == run.pixel_path
     assert manifest.input.shape == (1, 64, 64, 3)

@@ -61,12 +61,13 @@ OBSERVE: Any = Bench.__dict__["ranges"]
 
 def test_the_manifest_says_what_is_int8(lowered: Bundle) -> None:
     manifest = lowered.manifest
-    assert manifest.precision == "int8"
-    assert manifest.activation == "uint8"
-    assert {r for r, p in manifest.regions.items() if p == "int8"} == {
-        r for r in manifest.regions if r in ("extractor", "head") or r.endswith(("first", "last"))
+    graph = manifest.graph()
+    assert graph.precision == "int8"
+    assert graph.activation == "uint8"
+    assert {r for r, p in graph.regions.items() if p == "int8"} == {
+        r for r in graph.regions if r in ("extractor", "head") or r.endswith(("first", "last"))
     }
-    assert manifest.regions["likelihood"] == "fp32"
+    assert graph.regions["likelihood"] == "fp32"
     small = manifest.files["model.bin"].bytes
     assert small < 0.35 * 4 * manifest.model.parameters
 
@@ -75,17 +76,17 @@ def test_the_decision_is_that_of_the_graphs_own_scores(
     run: Run, lowered: Bundle, data: Path
 ) -> None:
     """The order statistic of what the engine says now; PyTorch's scores are other ones."""
-    manifest = lowered.manifest
+    graph = lowered.manifest.graph()
     calibration = load_calibration(run)
     with open_engine(lowered) as engine:
         scores = [
             float(engine.infer(lowered.pixel_path.load(data / image.path)[None]).score[0])
             for image in calibration.images
         ]
-    assert manifest.calibration.scores == pytest.approx(sorted(scores), rel=1e-6)
-    assert manifest.calibration.scores != calibration.scores
-    assert sum(score > manifest.decision.threshold for score in scores) <= int(13 * RATE) - 1
-    assert manifest.decision.threshold == pytest.approx(sorted(scores)[12 - 1], rel=2e-4)
+    assert graph.scores == pytest.approx(sorted(scores), rel=1e-6)
+    assert graph.scores != calibration.scores
+    assert sum(score > graph.decision.threshold for score in scores) <= int(13 * RATE) - 1
+    assert graph.decision.threshold == pytest.approx(sorted(scores)[12 - 1], rel=2e-4)
 
 
 def test_goldens_and_references_stay_pytorchs_and_parity_holds_within_what_was_measured(
@@ -93,13 +94,14 @@ def test_goldens_and_references_stay_pytorchs_and_parity_holds_within_what_was_m
 ) -> None:
     references = load_calibration(run).references
     assert lowered.manifest.references == pytest.approx(references, rel=1e-5)
-    assert lowered.manifest.tolerances.score_relative > 1e-4
+    tolerances = lowered.manifest.graph().tolerances
+    assert tolerances.score_relative > 1e-4
     images = [data / image.path for image in load_calibration(run).images]
     report = verify(lowered, data=images)
     assert report.passed, report.text()
     for comparison in report.comparisons:
         assert comparison.score_relative.max > 1e-5  # it is not FP32 that is verified
-        assert comparison.score_relative.max <= lowered.manifest.tolerances.score_relative / 1.4
+        assert comparison.score_relative.max <= tolerances.score_relative / 1.4
 
 
 def test_the_report_says_all_of_it(lowered: Bundle) -> None:
@@ -110,7 +112,7 @@ def test_the_report_says_all_of_it(lowered: Bundle) -> None:
         assert f"<h2>{heading}</h2>" in page
     for heading in ("Parity with PyTorch", "Latency on the exporting machine", "Decision"):
         assert f"<h2>{heading}</h2>" in page
-    for region in lowered.manifest.regions:
+    for region in lowered.manifest.graph().regions:
         assert f"<td>{region}</td>" in page
     assert "this very graph" in page
     assert "No labelled defects were given" in page
@@ -139,7 +141,7 @@ def test_the_threshold_command_gives_what_export_gave(lowered: Bundle, tmp_path:
     copy = Path(shutil.copytree(lowered.path, tmp_path / "b"))
     done = CliRunner().invoke(app, ["threshold", str(copy), "--false-alarm-rate", str(RATE)])
     assert done.exit_code == 0, done.output
-    assert Bundle.open(copy).manifest.decision == lowered.manifest.decision
+    assert Bundle.open(copy).manifest.graph().decision == lowered.manifest.graph().decision
 
 
 def test_a_graph_that_fails_is_not_written_and_the_regions_say_why(
@@ -181,9 +183,9 @@ def test_auto_comes_back_to_fp32_when_nothing_else_keeps_the_contract(
     bundle = export_run(
         run, tmp_path / "b", precision="auto", false_alarm_rate=RATE, contract=strict
     )
-    assert bundle.manifest.precision == "fp32"
-    assert bundle.manifest.decision == load_calibration(run).decision(RATE)
-    assert bundle.manifest.calibration.scores == load_calibration(run).scores
+    assert bundle.manifest.graph().precision == "fp32"
+    assert bundle.manifest.graph().decision == load_calibration(run).decision(RATE)
+    assert bundle.manifest.graph().scores == load_calibration(run).scores
     assert "<h2>What was tried</h2>" in bundle.read("report.html").decode()
 
 
@@ -312,8 +314,8 @@ def test_fp16_is_in_the_graph_and_keeps_the_contract(run: Run, tmp_path: Path, t
     bundle = export_run(
         run, tmp_path / "b", target, precision="fp16", batch=2, false_alarm_rate=RATE
     )
-    assert bundle.manifest.precision == "fp16"
-    assert bundle.manifest.activation is None
+    assert bundle.manifest.graph().precision == "fp16"
+    assert bundle.manifest.graph().activation is None
     assert bundle.batch == 2
     if target == "onnx":
         graph = onnx.load_from_string(bundle.read("model.onnx")).graph

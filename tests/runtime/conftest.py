@@ -120,11 +120,14 @@ def make_bundle(
 
     def make(
         name: str = "bundle",
-        target: str = "onnx",
+        target: manifest.Target = "onnx",
         batch: int = 1,
         roi: Roi | None = None,
         graph: onnx.ModelProto | None = None,
         golden_shift: float = 0.0,
+        precisions: tuple[manifest.Precision, ...] = ("fp32",),
+        decision: manifest.Decision | None = None,
+        tolerances: manifest.Tolerances = manifest.Tolerances(1e-4, 1e-4, 1e-3),  # noqa: B008
         **changes: Any,
     ) -> Bundle:
         m = manifest
@@ -135,19 +138,30 @@ def make_bundle(
         contents = {m.golden_name(i): imaging.encode_png(image) for i, image in enumerate(inputs)}
         contents[m.MAPS] = array.getvalue()
         contents[m.REPORT] = PAGE_HEAD.encode()
-        if target == "onnx":
-            contents["model.onnx"] = model.SerializeToString()
-        else:
-            contents |= to_ir(model, tmp_path)
         middle = float(np.median(scores))
+        graphs = tuple(
+            m.Graph(
+                precision=precision,
+                regions={"extractor": precision, "likelihood": "fp32"},
+                activation="int8" if precision == "int8" else None,
+                files=m.graph_files(target, precision),
+                scores=(0.25 + at, 0.5 + at),
+                decision=decision
+                or m.Decision(middle, 0.25, middle - 1e-3, middle + 1e-3, 0.0, 2 * middle),
+                tolerances=tolerances,
+            )
+            for at, precision in enumerate(precisions)
+        )
+        if target == "openvino":
+            contents |= to_ir(model, tmp_path)
+        else:
+            contents |= {g.files[0]: model.SerializeToString() for g in graphs}
         fields: dict[str, Any] = {
             "schema": m.SCHEMA,
             "sanflow": "0.1.0",
             "created": "2026-01-31T12:00:00Z",
             "target": target,
-            "precision": "fp32",
-            "regions": {"likelihood": "fp32"},
-            "activation": None,
+            "graphs": graphs,
             "model": m.ModelInfo(
                 method="sanflow",
                 extractor="resnet18",
@@ -169,9 +183,7 @@ def make_bundle(
                 m.Tensor("map", "float32", (batch, HEIGHT, WIDTH)),
             ),
             "pixels": PixelPath(HEIGHT, WIDTH, roi),
-            "calibration": m.CalibrationInfo(level_max=(0.0,), scores=(0.25, 0.5)),
-            "decision": m.Decision(middle, 0.25, middle - 1e-3, middle + 1e-3, 0.0, 2 * middle),
-            "tolerances": m.Tolerances(1e-4, 1e-4, 1e-3),
+            "calibration": m.CalibrationInfo(level_max=(0.0,)),
             "golden": tuple(
                 m.GoldenEntry(m.golden_name(i), float(score) + golden_shift, "good")
                 for i, score in enumerate(scores)

@@ -107,20 +107,20 @@ def test_an_engine_that_cannot_run_is_no_benchmark(
 
 def test_a_child_that_fails_says_why(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"fresh process could not judge: .*unknown engine"):
-        module._start(bundle.path, "abacus", 1)
+        module._start(bundle.path, "abacus", 1, None)
 
 
 def test_a_child_that_hangs_is_stopped(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD_SECONDS", 0.01)
     with pytest.raises(EngineError, match=r"no verdict within 0\.01 s"):
-        module._start(bundle.path, "onnxruntime", 1)
+        module._start(bundle.path, "onnxruntime", 1, None)
 
 
 def test_the_child_holds_the_runtime_and_nothing_more(bundle: Bundle) -> None:
     """In the process whose memory is measured, as in the user's."""
     code = (
         "import sys; from sanflow.runtime.cold import main; "
-        f"found = main({str(bundle.path)!r}, 'onnxruntime', 1); "
+        f"found = main({str(bundle.path)!r}, 'onnxruntime', 1, None); "
         "heavy = {'torch', 'onnx', 'sklearn', 'scipy', 'matplotlib', 'openvino', 'pandas'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules); "
         "assert found['imported'] <= found['opened'] <= found['judged'], found"

@@ -12,14 +12,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from sanflow.bundle import Decision
+from sanflow.bundle import Decision, Graph
 from sanflow.bundle.manifest import Tolerances
 from sanflow.errors import InputError
 from sanflow.runtime import Engine, TensorSpec
 from sanflow.runtime.comparison import Case, Comparison, compare, rank_correlation
 
-DECISION = Decision(1.0, 0.1, 0.99, 1.01, 0.0, 2.0)
-TOLERANCES = Tolerances(score_relative=1e-4, band_relative=1e-4, map_absolute=1e-3)
+GRAPH = Graph(
+    precision="fp16",
+    regions={"extractor": "fp16", "likelihood": "fp32"},
+    activation=None,
+    files=("model.fp16.onnx",),
+    scores=(),
+    decision=Decision(1.0, 0.1, 0.99, 1.01, 0.0, 2.0),
+    tolerances=Tolerances(score_relative=1e-4, band_relative=1e-4, map_absolute=1e-3),
+)
 SIDE = 4
 
 
@@ -64,7 +71,7 @@ def judge(
         Case(f"{i}.png", np.full((SIDE, SIDE, 3), i, np.uint8), score, heat if maps else None)
         for i, score in enumerate(wanted)
     ]
-    return compare(Scripted(found, found_map, batch), cases, "images", DECISION, TOLERANCES)
+    return compare(Scripted(found, found_map, batch), cases, "images", GRAPH)
 
 
 def test_equal_judges_pass_with_zero_errors() -> None:
@@ -75,6 +82,7 @@ def test_equal_judges_pass_with_zero_errors() -> None:
     assert c.map_absolute.max == 0
     assert c.rank_correlation == pytest.approx(1)
     assert (c.engine, c.version, c.source, c.images) == ("scripted", "1.0", "images", 3)
+    assert c.precision == "fp16"
 
 
 def test_score_errors_are_relative_and_the_worst_image_is_named() -> None:
@@ -168,7 +176,7 @@ def test_batches_are_filled_and_the_last_one_padded(batch: int) -> None:
         for i, s in enumerate(scores)
     )
     engine = Scripted(scores, lambda _: 0.5, batch)
-    c = compare(engine, cases, "golden", DECISION, TOLERANCES, steps.append)
+    c = compare(engine, cases, "golden", GRAPH, steps.append)
     assert c.passed
     assert c.score_relative.max == 0
     assert c.images == sum(steps) == 7

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sanflow import imaging
-from sanflow.bundle import Bundle, with_decision
+from sanflow.bundle import Bundle, with_decisions
 from sanflow.errors import BundleError, EngineError, InputError
 from sanflow.imaging import Roi
 from sanflow.runtime import Detector, Engine, Result, open_engine
@@ -28,6 +28,7 @@ class Stub(Engine):
 
     def __init__(self, like: Engine, score: float = 0.0, heat: float = 0.0) -> None:
         super().__init__("1.0", 1, like.inputs, like.outputs)
+        self.graph = like.graph
         self.values = {"score": score, "map": heat}
         self.error: Exception | None = None
 
@@ -61,9 +62,9 @@ def test_ng_is_strictly_above_the_threshold(bundle: Bundle) -> None:
     below = float(np.nextafter(score, -np.inf))
     for threshold, verdict in ((score, "OK"), (below, "NG")):
         decision = dataclasses.replace(
-            bundle.manifest.decision, threshold=threshold, band_low=below, band_high=score
+            bundle.manifest.graph().decision, threshold=threshold, band_low=below, band_high=score
         )
-        bundle = with_decision(bundle, decision)
+        bundle = with_decisions(bundle, [decision])
         with Detector(bundle, threads=1) as detector:
             result = detector.judge(image)
         assert result.verdict == verdict
@@ -80,10 +81,12 @@ def test_the_uncertain_band_includes_its_ends(
     make_bundle: MakeBundle, stub: Stub, score: float, verdict: str, uncertain: bool
 ) -> None:
     decision = dataclasses.replace(
-        make_bundle("other").manifest.decision, threshold=2.0, band_low=1.0, band_high=3.0
+        make_bundle("other").manifest.graph().decision, threshold=2.0, band_low=1.0, band_high=3.0
     )
     stub.values["score"] = score
-    result = Detector(make_bundle("banded", decision=decision), stub).judge(noise(1)[0])
+    banded = make_bundle("banded", decision=decision)
+    stub.graph = banded.manifest.graph()
+    result = Detector(banded, stub).judge(noise(1)[0])
     assert (result.verdict, result.uncertain) == (verdict, uncertain)
 
 

@@ -125,9 +125,9 @@ def test_one_engine_can_be_asked_for(make_bundle: MakeBundle) -> None:
 
 def altered(make_bundle: MakeBundle) -> Path:
     bundle = make_bundle("altered")
-    data = bytearray(bundle.graph.read_bytes())
+    data = bytearray((bundle.path / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
-    bundle.graph.write_bytes(data)
+    (bundle.path / "model.onnx").write_bytes(data)
     return bundle.path
 
 

@@ -115,7 +115,7 @@ def test_csv_and_summary_say_the_same(bundle: Bundle, parts: Path, tmp_path: Pat
         assert (float(row["score"]) if row["score"] else None) == line["score"]
     assert json.loads((out / "summary.json").read_text()) == dataclasses.asdict(summary)
     assert summary.seconds > 0
-    assert summary.threshold == bundle.manifest.decision.threshold
+    assert summary.threshold == bundle.manifest.graph().decision.threshold
 
 
 @pytest.mark.parametrize("overlays", ["none", "ng", "all"])
@@ -224,6 +224,7 @@ def test_an_engine_that_fails_once_does_not_end_the_run(
                 pass
 
         flaky = Flaky("1.0", 1, inner.inputs, inner.outputs)
+        flaky.graph = inner.graph
         summary = infer(bundle, parts, tmp_path / "out", engine=flaky)
     assert summary.reasons == {"bad_image": 3, "engine_error": 1}
     assert summary.ok + summary.ng == 5
@@ -246,6 +247,7 @@ def test_an_engine_that_fails_the_goldens_judges_nothing(
                 pass
 
         off = Off("1.0", 1, inner.inputs, inner.outputs)
+        off.graph = inner.graph
         with pytest.raises(ParityError, match=r"off 1\.0 does not give PyTorch's results here"):
             infer(bundle, parts, tmp_path / "out", engine=off)
     assert not (tmp_path / "out").exists()

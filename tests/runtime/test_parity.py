@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from sanflow import imaging
-from sanflow.bundle import Bundle, Decision, manifest, with_decision, write_bundle
+from sanflow.bundle import Bundle, Decision, manifest, with_decisions, write_bundle
 from sanflow.bundle.contents import PAGE_HEAD
 from sanflow.errors import EngineError, InputError
 from sanflow.imaging import PixelPath, Roi, pixel_sha256
@@ -81,9 +81,17 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         sanflow="0.1.0",
         created="2026-01-31T12:00:00Z",
         target="onnx",
-        precision="fp32",
-        regions={"likelihood": "fp32"},
-        activation=None,
+        graphs=(
+            m.Graph(
+                precision="fp32",
+                regions={"likelihood": "fp32"},
+                activation=None,
+                files=("model.onnx",),
+                scores=tuple(sorted(known.values())),
+                decision=Decision(0.6, 0.2, 0.59, 0.61, 0.0, 1.0),
+                tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
+            ),
+        ),
         model=m.ModelInfo(
             method="sanflow",
             extractor="resnet18",
@@ -102,9 +110,7 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         input=m.Tensor("image", "uint8", (1, SIDE, SIDE, 3)),
         outputs=(m.Tensor("score", "float32", (1,)), m.Tensor("map", "float32", (1, SIDE, SIDE))),
         pixels=PIXELS,
-        calibration=m.CalibrationInfo((0.0,), tuple(sorted(known.values()))),
-        decision=Decision(0.6, 0.2, 0.59, 0.61, 0.0, 1.0),
-        tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
+        calibration=m.CalibrationInfo((0.0,)),
         golden=tuple(
             m.GoldenEntry(m.golden_name(i), score, "good") for i, (score, _) in enumerate(judged)
         ),
@@ -207,10 +213,10 @@ def test_verdict_flips_depend_on_the_decision(tmp_path: Path, images: list[Path]
     wrong = make_bundle(tmp_path / "wrong", images, gain=1.01)
     score = wrong.manifest.golden[0].score
     threshold = score * 1.005
-    narrow = with_decision(wrong, Decision(threshold, None, threshold, threshold, 0, 1))
+    narrow = with_decisions(wrong, [Decision(threshold, None, threshold, threshold, 0, 1)])
     flips = verify(narrow, "onnxruntime").comparisons[0].flips_outside
     assert "golden/000.png" in {flip.image for flip in flips}
-    wide = with_decision(wrong, Decision(threshold, None, score * 0.9, threshold, 0, 1))
+    wide = with_decisions(wrong, [Decision(threshold, None, score * 0.9, threshold, 0, 1)])
     comparison = verify(wide, "onnxruntime").comparisons[0]
     assert not comparison.flips_outside
     assert "golden/000.png" in {flip.image for flip in comparison.flips}

@@ -139,9 +139,9 @@ def test_graph_and_manifest_must_mean_the_same(make_bundle: MakeBundle, name: st
 
 
 def test_a_file_that_changed_after_the_bundle_was_opened_is_not_loaded(bundle: Bundle) -> None:
-    data = bytearray(bundle.graph.read_bytes())
+    data = bytearray((bundle.path / "model.onnx").read_bytes())
     data[-1] ^= 1
-    bundle.graph.write_bytes(data)
+    (bundle.path / "model.onnx").write_bytes(data)
     with pytest.raises(BundleError, match="altered or damaged"):
         open_engine(bundle)
 
@@ -149,7 +149,7 @@ def test_a_file_that_changed_after_the_bundle_was_opened_is_not_loaded(bundle: B
 def test_a_broken_installation_is_told_apart_from_a_missing_one(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(files: Any, setting: Any) -> Any:
+    def broken(bundle: Any, graph: Any, setting: Any) -> Any:
         raise ImportError("libfoo.so.1: cannot open shared object file")
 
     kind = registry.EngineKind(("onnx",), broken)
