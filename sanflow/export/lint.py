@@ -23,11 +23,12 @@ OPSET = opset.PLAIN
 IR_VERSION = opset.IR_VERSIONS[OPSET]
 # fmt: off
 OPERATORS = frozenset({
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv",
-    "DequantizeLinear", "Div", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
-    "HardSigmoid", "HardSwish", "MatMul", "MaxPool", "Mul", "Neg", "Pad", "QuantizeLinear",
-    "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
-    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze",
+    "Add", "Atan", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv",
+    "DequantizeLinear", "Div", "Erf", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
+    "HardSigmoid", "HardSwish", "LayerNormalization", "MatMul", "MaxPool", "Mul", "Neg", "Pad",
+    "QuantizeLinear", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize",
+    "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose",
+    "Unsqueeze",
 })
 # fmt: on
 MAX_TOPK = 3840
