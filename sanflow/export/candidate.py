@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from ..bundle.manifest import LOWER, Precision, Target, graph_files
 from ..calibration.ranges import Ranges, observe
 from ..calibration.representative import NEEDED, choose, enough
 from ..errors import InputError
-from ..model.sanflow import SANFlow
+from ..model.method import Method
 from ..runtime.engine import Engine
 from ..runtime.registry import ENGINES, available_engines, default_setting
 from .parts import Part
@@ -64,7 +65,7 @@ class Bench:
     graph: onnx.ModelProto
     target: Target
     activation: Activation
-    model: SANFlow
+    model: Method[Any]
     good: tuple[Part, ...]
     """Calibration parts that ranges are taken from."""
 
@@ -112,11 +113,8 @@ def _files(graph: onnx.ModelProto, target: Target, precision: Precision) -> dict
     return {names[0]: graph.SerializeToString(deterministic=True)}
 
 
-def _features(model: SANFlow, parts: Sequence[Part]) -> NDArray[np.float64]:
-    """Each part as the mean of its features over all positions: what makes parts look alike."""
-    rows = []
+def _features(model: Method[Any], parts: Sequence[Part]) -> NDArray[np.float64]:
+    """Each part as the vector that the model sums its features up in."""
     with torch.inference_mode():
-        for part in parts:
-            observed = model.observe(torch.from_numpy(part.image)[None])
-            rows.append(torch.cat([v.mean(dim=(2, 3))[0] for v in observed.features]).numpy())
+        rows = [model.summary(torch.from_numpy(part.image)[None])[0].numpy() for part in parts]
     return np.asarray(np.stack(rows), np.float64)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from .. import __version__
 from ..bundle import manifest as m
 from ..calibration.calibrate import Calibration
-from ..model.sanflow import SANFlow
+from ..model.method import Method
 from ..run import Run
 from .candidate import Candidate
 from .goldens import Goldens
@@ -16,7 +17,7 @@ from .settle import Settled
 
 def draft(
     run: Run,
-    model: SANFlow,
+    model: Method[Any],
     calibration: Calibration,
     candidate: Candidate,
     settled: Settled,
@@ -34,7 +35,7 @@ def draft(
         target=candidate.target,
         graphs=(_graph(candidate, settled),),
         model=m.ModelInfo(
-            method="sanflow",
+            method=config.method,
             extractor=config.extractor,
             taps=config.taps,
             pools=config.pools,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from ..bundle import Bundle, staged_bundle, with_report
 from ..bundle import manifest as m
@@ -21,7 +21,7 @@ from ..bundle.write import check_replaceable
 from ..calibration.calibrate import Calibration, load_calibration
 from ..errors import EngineError, InputError, ParityError
 from ..imaging import pixel_sha256
-from ..model.sanflow import SANFlow
+from ..model.method import Method
 from ..run import Run
 from ..runtime.machine import describe
 from ..runtime.parity import verify
@@ -60,7 +60,7 @@ class Prepared:
     """Everything a bundle is made of, before anything is written."""
 
     run: Run
-    model: SANFlow
+    model: Method[Any]
     calibration: Calibration
     batch: int
     asked: Asked
