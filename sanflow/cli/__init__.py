@@ -1,6 +1,6 @@
 """The command line: each command parses, calls one function of a room, and prints what it got."""
 
 from .app import app, main
-from . import workshop, ship, line
+from . import workshop, ship, line, station
 
-__all__ = ["app", "line", "main", "ship", "workshop"]
+__all__ = ["app", "line", "main", "ship", "station", "workshop"]

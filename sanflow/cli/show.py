@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..runtime.line.output import StationState
     from ..runtime.records import Record
     from ..training.log import Status
 
@@ -61,6 +63,12 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """One line on standard error, beside the result."""
     typer.echo(text, err=True)
+
+
+def station(state: StationState) -> None:
+    """What the station says of itself, one line per change."""
+    words = filter(None, (state.state, state.fault, state.warning))
+    note(f"{datetime.now():%H:%M:%S} {': '.join(words)}")
 
 
 @contextmanager

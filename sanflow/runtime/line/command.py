@@ -1,0 +1,74 @@
+"""`sanflow run`: from the configuration to a running station, and from signals to what it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from . import config as line_config
+from .output import StationState
+from .sources import open_source
+from .station import Station, Tally
+from .swap import prove
+
+
+def run_station(
+    bundle: str | os.PathLike[str],
+    *,
+    source: str | None = None,
+    deadline: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "station",
+    engine: str | None = None,
+    threads: int | None = None,
+    told: Callable[[StationState], None] = lambda state: None,
+) -> Tally:
+    """Judge parts until SIGTERM, SIGINT, or the end of a source that has one.
+
+    The flags replace what the file `config` says. SIGHUP opens `bundle` again (a link that was
+    switched, say), proves it and swaps. Raises ConfigError or InputError for what cannot be used,
+    and whatever Station.run raises.
+    """
+    path = Path(config) if config is not None else None
+    found = line_config.load(path, source__uri=source, line__deadline=deadline)
+    if not found.source.uri:
+        raise InputError("no source: give --source URI, or [source] uri in --config")
+    if not found.line.deadline:
+        raise InputError(
+            "no deadline: give --deadline, or [line] deadline in --config: how long after its "
+            "trigger a part's verdict must be there, for example 50ms"
+        )
+    station = Station(
+        bundle,
+        found,
+        Path(out),
+        prove=lambda wanted: prove(wanted, engine, threads),
+        make_source=lambda: open_source(found.source.uri),
+        told=told,
+    )
+    with _signals(station, os.fspath(bundle)):
+        return station.run()
+
+
+@contextmanager
+def _signals(station: Station, bundle: str) -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        station.stop()
+
+    def swap(number: int, frame: Any) -> None:
+        station.swap(bundle)
+
+    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop}
+    if hasattr(signal, "SIGHUP"):
+        wanted[signal.SIGHUP] = swap
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

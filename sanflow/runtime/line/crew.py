@@ -1,0 +1,59 @@
+"""The workers together: started, replaced when they do not come back, ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .emitter import Emitter
+from .worker import Parts, Worker
+
+
+class Crew:
+    """`count` workers that are not stuck."""
+
+    def __init__(
+        self, queue: Parts, emitter: Emitter, idle: float, checked: Callable[[str], None]
+    ) -> None:
+        """`idle` and `checked` as of Worker."""
+        self._queue, self._emitter = queue, emitter
+        self._idle, self._checked = idle, checked
+        self._workers: list[Worker] = []
+        self.left_behind = 0
+        """Threads that never came back from an engine."""
+
+    def start(self, count: int) -> None:
+        """Have `count` workers."""
+        while len(self._workers) < count:
+            worker = Worker(self._queue, self._emitter, self._idle, self._checked)
+            self._workers.append(worker)
+            worker.start()
+
+    def stuck(self, limit: float) -> bool:
+        """Whether a worker has been with the same parts for more than `limit` seconds."""
+        return any(_busy(worker) > limit for worker in self._workers)
+
+    def leave_behind(self) -> None:
+        """Replace everyone who is at work: they wait for the same engine."""
+        count = len(self._workers)
+        for worker in [worker for worker in self._workers if worker.since is not None]:
+            worker.abandon()
+            self._workers.remove(worker)
+            self.left_behind += 1
+        self.start(count)
+
+    def older_than(self, moment: float) -> bool:
+        """Whether somebody still works on what was begun before `moment`."""
+        begun = [worker.since for worker in self._workers]
+        return any(since is not None and since < moment for since in begun)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of all, `timeout` seconds at most."""
+        end = time.monotonic() + timeout
+        for worker in self._workers:
+            worker.join(max(0.0, end - time.monotonic()))
+
+
+def _busy(worker: Worker) -> float:
+    since = worker.since
+    return 0.0 if since is None else time.monotonic() - since

@@ -1,0 +1,314 @@
+"""The station: source, queue, engine, verdicts, outputs, put together and watched over.
+
+Threads of the real-time process: a grabber, workers, the emitter, the recorder, and the one that
+calls `run`, which watches: whoever is stuck in a driver or an engine is left behind and replaced, a
+new bundle is proven beside the old one, the state is told. Nothing it does is in the path of a
+verdict.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+
+from ...errors import EngineError, ParityError
+from .admission import Admission
+from .config import LineConfig, seconds
+from .crew import Crew
+from .emitter import Emitter
+from .grab import Grabber
+from .journal import Journal
+from .ledger import Entry, Ledger
+from .output import Output, Picture, StationState
+from .queue import PartQueue
+from .recorder import Recorder
+from .result import PartResult
+from .ring import Ring, place
+from .source import Source
+from .state import Keeper
+from .swap import Judge, Swapper
+from .systemd import notify
+
+TICK = 0.05
+"""Seconds between two looks of the watcher."""
+SWITCH = 0.0005
+"""Seconds after which a Python thread lets another go on: a verdict must not wait for five."""
+GRACE = 1.0
+"""Seconds after a swap before the old engine is closed."""
+MOST_LEFT_BEHIND = 8
+"""Stuck threads after which only a new process helps."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Tally:
+    """What became of the parts of one run."""
+
+    parts: int = 0
+    ok: int = 0
+    ng: int = 0
+    unjudged: int = 0
+    """NG without a score: somebody should look why."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    bundles: list[str] = field(default_factory=list)
+    """Digests of the bundles that judged, in their order."""
+    stopped: bool = False
+    """Whether it was told to stop, rather than having read its source to the end."""
+
+    def count(self, result: PartResult) -> None:
+        """Add one verdict."""
+        self.parts += 1
+        self.ok += result.verdict == "OK"
+        self.ng += result.verdict == "NG"
+        self.unjudged += result.reason not in ("", "score")
+        if result.reason:
+            self.reasons[result.reason] += 1
+        if result.score is not None and result.bundle not in self.bundles[-1:]:
+            self.bundles.append(result.bundle)
+
+
+class Station:
+    """One line's inspection station. `run` it once; `stop`, `swap` and `trigger` from anywhere."""
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        config: LineConfig,
+        folder: Path,
+        *,
+        prove: Callable[[str], Judge],
+        make_source: Callable[[], Source],
+        outputs: Sequence[Output] = (),
+        told: Callable[[StationState], None] = lambda state: None,
+    ) -> None:
+        """`folder` gets the journal; `prove` opens a bundle; `outputs` are the fast ones; `told`
+        is called with each new state."""
+        line = config.line
+        self._path, self._config, self._folder = os.fspath(bundle), config, folder
+        self._make_source, self._outputs, self._told = make_source, list(outputs), told
+        self._prove, self._hang = prove, seconds(line.hang)
+        self.run_id = uuid.uuid4().hex
+        self.tally = Tally()
+        self.keeper = Keeper(line.late_to_fault, line.recover)
+        self.queue: PartQueue[Entry, Judge | None] = PartQueue(line.queue, None)
+        ledger = Ledger(seconds(line.deadline))
+        self.emitter = Emitter(ledger, self._deliver, self._identity, self.run_id)
+        self.admission = Admission(self.emitter, self.queue, self.keeper)
+        self.recorder = Recorder(Journal(folder / "journal"))
+        idle = seconds(line.idle_check)
+        self._crew = Crew(self.queue, self.emitter, idle, self.keeper.checked)
+        self._swapper = Swapper(prove, self._switch, self._swap_failed)
+        self._grabber: Grabber | None = None
+        self._stop = threading.Event()
+        self._retired: list[tuple[float, Judge]] = []
+        self._said: StationState | None = None
+        self._retry = 0.0
+
+    def run(self) -> Tally:
+        """Judge until `stop`, or until a source that ends was read; every part has its verdict.
+
+        Raises what keeps it from starting: BundleError, EngineError, SourceError, InputError.
+        An engine that fails the golden samples raises nothing: every part is a reject then.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        cv2.setNumThreads(1)
+        self.emitter.start()
+        for output in self._outputs:
+            output.attach(self)
+            output.open()
+        try:
+            self._start()
+            self._watch()
+        finally:
+            self._end()
+            sys.setswitchinterval(interval)
+        return self.tally
+
+    def stop(self) -> None:
+        """Take no more frames, give every open part its verdict, and end."""
+        self.tally.stopped = True
+        self._stop.set()
+
+    def swap(self, bundle: str) -> None:
+        """Judge with this bundle from some next part on, once it is proven beside the old one."""
+        self._swapper.ask(bundle)
+
+    def trigger(self, part: int) -> None:
+        """The part with this id is in position: its deadline runs, it gets a verdict."""
+        self.admission.trigger(part)
+
+    def _start(self) -> None:
+        self._tell()
+        try:
+            judge = self._prove(self._path)
+        except ParityError as error:
+            self.keeper.fault("self_test", str(error))
+        else:
+            self.keeper.stage("Initialized")
+            self._open_ring(judge)
+            self.queue.switch(judge)
+            self.keeper.bundle = judge.digest
+        self.recorder.start()
+        judge_now = self.queue.engine
+        together = judge_now.engine.in_flight if judge_now is not None else 1
+        self._crew.start(self._config.line.workers or together + 1)
+        self._grab(first=True)
+        self.keeper.stage("Ready")
+        # What lives until the end need not be looked through again and again.
+        gc.collect()
+        gc.freeze()
+        self._tell()
+        notify("READY=1")
+
+    def _grab(self, *, first: bool = False) -> None:
+        table = self._config.source
+        triggered = table.trigger == "software"
+        silence = seconds(table.silence) if table.silence else None
+        grabber = Grabber(self._make_source, self.admission, triggered=triggered, silence=silence)
+        self._grabber = grabber
+        self.admission.request = grabber.request if triggered else None
+        grabber.start()
+        if first:
+            if not grabber.opened.wait(self._hang):
+                raise EngineError(
+                    f"the source did not open within {self._hang:g} s; check the camera, or give "
+                    "it longer with [line] hang"
+                )
+            if grabber.failure is not None:
+                raise grabber.failure
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._look_after_source()
+            self._look_after_engine()
+            self._swapper.look()
+            self._tell()
+            grabber = self._grabber
+            if grabber is not None and grabber.ended.is_set() and not self.emitter.waiting:
+                return
+            self._stop.wait(TICK)
+
+    def _look_after_source(self) -> None:
+        grabber = self._grabber
+        if grabber is None or grabber.since is None:
+            return
+        if time.monotonic() - (grabber.since or time.monotonic()) > self._hang:
+            grabber.abandon()
+            self.admission.source_state(f"the source has not come back for {self._hang:g} s")
+            self._grab()
+
+    def _look_after_engine(self) -> None:
+        now = time.monotonic()
+        if self._crew.stuck(self._hang):
+            self.queue.switch(None)
+            self._crew.leave_behind()
+            text = f"the engine has not come back for {self._hang:g} s"
+            _log.error("%s; it is opened anew", text)
+            self.keeper.fault("engine", text)
+            if self._crew.left_behind > MOST_LEFT_BEHIND:
+                raise EngineError(f"{text}, time after time; only a new process helps")
+        if self.queue.engine is None and "engine" in self.keeper.faults and now > self._retry:
+            self._retry = now + self._hang
+            self._swapper.ask(self._path)
+        for moment, judge in list(self._retired):
+            if now - moment > GRACE and not self._crew.older_than(moment):
+                judge.close()
+                self._retired.remove((moment, judge))
+
+    def _switch(self, judge: Judge, path: str) -> None:
+        self._path = path
+        self.keeper.bundle = judge.digest
+        before = self.queue.switch(judge)
+        if before is not None:
+            self._retired.append((time.monotonic(), before))
+        for kind in ("engine", "self_test"):
+            self.keeper.fault(kind, "")
+        self.keeper.warning("swap", "")
+        _log.info("judging with %s (%s)", path, judge.digest[:12])
+
+    def _swap_failed(self, path: str, problem: str) -> None:
+        text = f"{path} was not swapped in: {problem}"
+        _log.error("%s", text)
+        self.keeper.warning("swap", text)
+
+    def _deliver(self, result: PartResult, picture: Picture | None) -> None:
+        for output in self._outputs:
+            try:
+                output.emit(result, picture)
+            except Exception:  # one output that fails must not cost the others their result
+                _log.exception("%s: failed on result %d", output.name, result.result)
+        self.keeper.result(result)
+        self.tally.count(result)
+        self.recorder.put(result, picture)
+
+    def _identity(self) -> tuple[str, str, float]:
+        judge = self.queue.engine
+        return (
+            ("", "", 0.0) if judge is None else (judge.digest, judge.name, judge.decision.threshold)
+        )
+
+    def _tell(self) -> None:
+        trouble = self.recorder.trouble
+        if trouble:
+            trouble += f"; {self.recorder.waiting} results wait for it"
+        if self.recorder.lost:
+            trouble += f"; {self.recorder.lost} results are lost to the slow outputs"
+        self.keeper.warning("journal", trouble)
+        state = self.keeper.snapshot(len(self.queue))
+        before = self._said
+        if state == before:
+            return
+        self._said = state
+        self.recorder.tell(state)
+        for output in self._outputs:
+            self.emitter.post(lambda output=output: output.announce(state))  # type: ignore[misc]
+        if before is None or state.heartbeat != before.heartbeat:
+            notify("WATCHDOG=1")
+        if before is None or _words(state) != _words(before):
+            notify(f"STATUS={'; '.join(filter(None, _words(state)))}")
+            self._told(state)
+
+    def _open_ring(self, judge: Judge) -> None:
+        pixels, slots = judge.bundle.pixel_path, self._config.line.pictures
+        try:
+            path = place(self._folder)
+            self.recorder.ring = Ring(path, slots, pixels.height, pixels.width, create=True)
+        except OSError as error:
+            text = f"no shared memory for {slots} pictures: {error.strerror}; [line] pictures"
+            self.keeper.warning("ring", text)
+
+    def _end(self) -> None:
+        notify("STOPPING=1")
+        grabber = self._grabber
+        if grabber is not None:
+            grabber.stop()
+            grabber.join(self._hang)
+        self.queue.close()
+        self.emitter.close()
+        self._crew.join(1.0)
+        self.keeper.stage("Halted")
+        final = self.keeper.snapshot(0)
+        self.recorder.tell(final)
+        self.recorder.close()
+        for output in self._outputs:
+            output.announce(final)
+            output.close()
+        gc.unfreeze()
+
+
+def _words(state: StationState) -> tuple[str, str, str]:
+    return state.state, state.fault, state.warning

@@ -1,0 +1,164 @@
+"""The threads between the queue and the verdict: pixels to size, through the engine, decided.
+
+One more thread than the engine takes at a time: while the engine runs, the next part is brought to
+size. A thread that does not come back from its engine cannot be ended, only left behind; its parts
+have long been rejected by their deadlines, and whatever it says later is turned away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import imaging
+from ...errors import EngineError, ImageError
+from ..engine import Output
+from .emitter import Emitter
+from .ledger import Entry, Outcome
+from .output import Picture
+from .queue import PartQueue
+from .result import Reason
+from .swap import Judge
+
+Parts = PartQueue[Entry, Judge | None]
+
+_names = itertools.count(1)
+
+
+class Worker:
+    """One thread that takes parts from the queue until it is closed."""
+
+    def __init__(
+        self, queue: Parts, emitter: Emitter, idle: float, checked: Callable[[str], None]
+    ) -> None:
+        """After `idle` seconds without a part a golden sample is judged instead; `checked` is told
+        what was wrong, or nothing."""
+        self._queue, self._emitter = queue, emitter
+        self._idle, self._checked = idle, checked
+        self._abandoned = False
+        self.since: float | None = None
+        """Since when it works on what it has; None while it waits."""
+        name = f"sanflow-worker-{next(_names)}"
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def abandon(self) -> None:
+        """End when the engine comes back, if ever."""
+        self._abandoned = True
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end, `timeout` seconds at most."""
+        self._thread.join(timeout)
+
+    def _loop(self) -> None:
+        while not self._abandoned:
+            taken = self._queue.take(_together, self._idle)
+            if taken is None:
+                return
+            entries, judge = taken
+            if judge is None:
+                continue
+            self.since = time.monotonic()
+            if entries:
+                self._work(entries, judge)
+            else:
+                self._check(judge)
+            self.since = None
+
+    def _check(self, judge: Judge) -> None:
+        problem = judge.check()
+        if not self._abandoned:
+            self._checked(problem)
+
+    def _work(self, entries: Sequence[Entry], judge: Judge) -> None:
+        started = time.monotonic()
+        # What is answered already is not worth the engine's time.
+        waiting = [entry for entry in entries if entry.outcome is None]
+        inputs: list[NDArray[np.uint8]] = []
+        ready: list[Entry] = []
+        for entry in waiting:
+            try:
+                inputs.append(_prepare(entry, judge))
+                ready.append(entry)
+            except Exception as error:  # one picture, whatever is wrong with it
+                text = str(error) if isinstance(error, ImageError) else repr(error)
+                self._emitter.settle(entry, rejected("incomplete", text, judge, started))
+        if not ready:
+            return
+        prepared = time.monotonic()
+        try:
+            output = judge.infer(judge.batch(inputs))
+        except Exception as error:  # engines and drivers raise what they like
+            text = str(error) if isinstance(error, EngineError) else repr(error)
+            for entry in ready:
+                self._emitter.settle(entry, rejected("engine_error", text, judge, started))
+            return
+        times = 1e3 * (prepared - started), 1e3 * (time.monotonic() - prepared)
+        for slot, entry in enumerate(ready):
+            self._emitter.settle(entry, decided(output, slot, inputs[slot], judge, started, times))
+
+
+def decided(
+    output: Output,
+    slot: int,
+    pixels: NDArray[np.uint8],
+    judge: Judge,
+    started: float,
+    times: tuple[float, float],
+) -> Outcome:
+    """What the engine's answer to one part means; OK only of a finite score of a finite map."""
+    score, heat = float(output.score[slot]), output.map[slot]
+    if not math.isfinite(score):
+        return rejected("bad_score", f"the engine's score is {score}", judge, started)
+    if not np.isfinite(heat).all():
+        count = int(np.count_nonzero(~np.isfinite(heat)))
+        text = f"{count} of {heat.size} map values are not finite"
+        return rejected("bad_score", text, judge, started)
+    decision = judge.decision
+    return Outcome(
+        reason="" if score <= decision.threshold else "score",
+        score=score,
+        threshold=decision.threshold,
+        uncertain=decision.band_low <= score <= decision.band_high,
+        bundle=judge.digest,
+        engine=judge.name,
+        started=started,
+        prepare_ms=times[0],
+        engine_ms=times[1],
+        picture=Picture(pixels, heat),
+    )
+
+
+def rejected(
+    reason: Reason, detail: str, judge: Judge | None = None, started: float | None = None
+) -> Outcome:
+    """The outcome of a part that could not be judged, by `judge` if it came that far."""
+    if judge is None:
+        return Outcome(reason, detail)
+    return Outcome(
+        reason,
+        detail,
+        threshold=judge.decision.threshold,
+        bundle=judge.digest,
+        engine=judge.name,
+        started=started,
+    )
+
+
+def _together(judge: Judge | None) -> int:
+    return 1 if judge is None else judge.engine.batch
+
+
+def _prepare(entry: Entry, judge: Judge) -> NDArray[np.uint8]:
+    if entry.frame is None or entry.frame.image is None:
+        raise ImageError("there is no picture")
+    return judge.bundle.pixel_path(imaging.to_rgb8(entry.frame.image))

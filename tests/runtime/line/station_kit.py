@@ -1,0 +1,90 @@
+"""A station with a simulated camera and a small real engine, run to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sanflow.bundle import Bundle
+from sanflow.runtime.line import config
+from sanflow.runtime.line.output import Output, Picture, StationState
+from sanflow.runtime.line.result import PartResult
+from sanflow.runtime.line.source import Source
+from sanflow.runtime.line.sources.sim import sim_source
+from sanflow.runtime.line.station import Station
+from sanflow.runtime.line.swap import Judge, prove
+
+
+class Collector(Output):
+    """A fast output that keeps everything."""
+
+    fast = True
+
+    def __init__(self) -> None:
+        super().__init__("collector")
+        self.results: list[PartResult] = []
+        self.states: list[StationState] = []
+        self.closed = threading.Event()
+
+    def open(self) -> None: ...
+
+    def emit(self, result: PartResult, picture: Picture | None) -> None:
+        self.results.append(result)
+
+    def announce(self, state: StationState) -> None:
+        self.states.append(state)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def line(**flags: Any) -> config.LineConfig:
+    """A configuration; `deadline` and other [line] fields by their names, `source__...` others."""
+    named = {k if "__" in k else f"line__{k}": v for k, v in flags.items()}
+    return config.load(None, **{"line__deadline": "2s", "source__uri": "sim:", **named})
+
+
+def station(
+    bundle: Bundle,
+    folder: Path,
+    uri: str = "sim:noise?size=24x20&count=50",
+    *,
+    make_source: Callable[[], Source] | None = None,
+    open_judge: Callable[[str], Judge] | None = None,
+    outputs: list[Output] | None = None,
+    **flags: Any,
+) -> tuple[Station, Collector]:
+    """A station that is not running yet, and what collects its results."""
+    collector = Collector()
+    made = Station(
+        bundle.path,
+        line(**flags),
+        folder,
+        prove=open_judge or (lambda path: prove(path, threads=1)),
+        make_source=make_source or (lambda: sim_source(uri)),
+        outputs=[collector, *(outputs or [])],
+    )
+    return made, collector
+
+
+def broken_promises(results: list[PartResult]) -> list[str]:
+    """What the results of one life say against: once, in order, OK only from a finite score."""
+    found = []
+    for index, result in enumerate(results, 1):
+        if result.result != index:
+            found.append(f"result {result.result} at place {index}")
+            break
+    parts = [result.part for result in results]
+    if len(set(parts)) != len(parts):
+        found.append("a part has two verdicts")
+    if parts != sorted(parts):
+        found.append("parts out of order")
+    for result in results:
+        score = result.score
+        if result.verdict == "OK" and not (score is not None and score <= result.threshold):
+            found.append(f"part {result.part}: OK with score {score}")
+        if result.verdict == "NG" and not result.reason:
+            found.append(f"part {result.part}: NG without a reason")
+    return found
