@@ -25,7 +25,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..bundle import Decision, Graph
+    from ..bundle import Bundle, Decision, Graph
     from ..calibration.threshold import Threshold
     from ..export.export import Prepared
 
@@ -60,6 +60,13 @@ def export(
         bool, typer.Option("--explain", help="Show what the passes saved, and each region.")
     ] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per inference.")] = 1,
+    layout: Annotated[
+        Literal["bundle", "triton"],
+        typer.Option(
+            "--layout",
+            help="triton: --out is a model's folder in a Triton server's repository, MODELS/NAME.",
+        ),
+    ] = "bundle",
     rate: FalseAlarmOption = None,
     data: MovedDataOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
@@ -71,6 +78,7 @@ def export(
     """
     from ..calibration.calibrate import load_calibration
     from ..export.export import export_run, prepare
+    from ..export.triton import export_model
     from ..run import open_run
 
     if out is None and not explain:
@@ -91,9 +99,13 @@ def export(
         if out is None:
             _explain(prepare(opened, target, **options))
             return
-        bundle = export_run(
-            opened, out, target, force=force, explain=_explain if explain else None, **options
-        )
+
+        def write(folder: Path) -> Bundle:
+            tables = _explain if explain else None
+            return export_run(opened, folder, target, force=force, explain=tables, **options)
+
+        served = layout == "triton"
+        bundle = export_model(out, target, write, force=force) if served else write(out)
     manifest = bundle.manifest
     show.say(
         f"{out}: {target}, {', '.join(g.precision for g in manifest.graphs)}, batch {batch}, NG "
