@@ -12,9 +12,11 @@ from typing import Any
 from ...errors import InputError
 from . import config as line_config
 from .output import StationState
+from .outputs import OUTPUTS, Site, load_options, make_outputs
 from .sources import open_source
-from .station import Station, Tally
+from .station import Station
 from .swap import prove
+from .tally import Tally
 
 
 def run_station(
@@ -43,12 +45,18 @@ def run_station(
             "no deadline: give --deadline, or [line] deadline in --config: how long after its "
             "trigger a part's verdict must be there, for example 50ms"
         )
+    folder = Path(out)
+    wanted = load_options(found.output, found.archive, str(config or "line"))
+    site = Site(folder)
+    slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
     station = Station(
         bundle,
         found,
-        Path(out),
-        prove=lambda wanted: prove(wanted, engine, threads),
+        folder,
+        prove=lambda path: prove(path, engine, threads),
         make_source=lambda: open_source(found.source.uri),
+        outputs=make_outputs(wanted, site, fast=True),
+        slow=slow or found.monitor is not None,
         told=told,
     )
     with _signals(station, os.fspath(bundle)):

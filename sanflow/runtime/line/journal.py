@@ -19,6 +19,8 @@ from typing import Any
 
 ROTATE = 16 * 2**20
 """Bytes after which a new file begins."""
+MOST = 64
+"""Files that are kept for a reader that does not come back, 1 GB; then it misses the oldest."""
 
 _NAME = re.compile(r"\d{4,}\.jsonl")
 
@@ -72,6 +74,7 @@ class Journal:
         opened = os.open(_path(self._folder, number), flags, 0o644)
         self.close()
         self._descriptor, self._size = opened, 0
+        forget(self._folder, number - MOST + 1)
 
 
 class Follower:

@@ -15,68 +15,39 @@ import sys
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 
 from ...errors import EngineError, ParityError
 from .admission import Admission
 from .config import LineConfig, seconds
-from .crew import Crew
 from .emitter import Emitter
 from .grab import Grabber
 from .journal import Journal
+from .judging import Judging
 from .ledger import Entry, Ledger
 from .output import Output, Picture, StationState
 from .queue import PartQueue
 from .recorder import Recorder
 from .result import PartResult
 from .ring import Ring, place
+from .slowside import SlowSide
 from .source import Source
 from .state import Keeper
-from .swap import Judge, Swapper
+from .swap import Judge
 from .systemd import notify
+from .tally import Tally
 
 TICK = 0.05
 """Seconds between two looks of the watcher."""
 SWITCH = 0.0005
 """Seconds after which a Python thread lets another go on: a verdict must not wait for five."""
-GRACE = 1.0
-"""Seconds after a swap before the old engine is closed."""
-MOST_LEFT_BEHIND = 8
-"""Stuck threads after which only a new process helps."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Tally:
-    """What became of the parts of one run."""
-
-    parts: int = 0
-    ok: int = 0
-    ng: int = 0
-    unjudged: int = 0
-    """NG without a score: somebody should look why."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    bundles: list[str] = field(default_factory=list)
-    """Digests of the bundles that judged, in their order."""
-    stopped: bool = False
-    """Whether it was told to stop, rather than having read its source to the end."""
-
-    def count(self, result: PartResult) -> None:
-        """Add one verdict."""
-        self.parts += 1
-        self.ok += result.verdict == "OK"
-        self.ng += result.verdict == "NG"
-        self.unjudged += result.reason not in ("", "score")
-        if result.reason:
-            self.reasons[result.reason] += 1
-        if result.score is not None and result.bundle not in self.bundles[-1:]:
-            self.bundles.append(result.bundle)
 
 
 class Station:
@@ -91,14 +62,17 @@ class Station:
         prove: Callable[[str], Judge],
         make_source: Callable[[], Source],
         outputs: Sequence[Output] = (),
+        slow: bool = False,
         told: Callable[[StationState], None] = lambda state: None,
     ) -> None:
-        """`folder` gets the journal; `prove` opens a bundle; `outputs` are the fast ones; `told`
-        is called with each new state."""
+        """`folder` gets the journal; `prove` opens a bundle; `outputs` are the fast ones, and
+        `slow` says whether there are others; `told` is called with each new state."""
         line = config.line
-        self._path, self._config, self._folder = os.fspath(bundle), config, folder
+        self._config, self._folder = config, folder
         self._make_source, self._outputs, self._told = make_source, list(outputs), told
-        self._prove, self._hang = prove, seconds(line.hang)
+        self._with_slow_side = slow
+        self.slow: SlowSide | None = None
+        self._hang = seconds(line.hang)
         self.run_id = uuid.uuid4().hex
         self.tally = Tally()
         self.keeper = Keeper(line.late_to_fault, line.recover)
@@ -107,14 +81,11 @@ class Station:
         self.emitter = Emitter(ledger, self._deliver, self._identity, self.run_id)
         self.admission = Admission(self.emitter, self.queue, self.keeper)
         self.recorder = Recorder(Journal(folder / "journal"))
-        idle = seconds(line.idle_check)
-        self._crew = Crew(self.queue, self.emitter, idle, self.keeper.checked)
-        self._swapper = Swapper(prove, self._switch, self._swap_failed)
+        path = os.fspath(bundle)
+        self._judging = Judging(path, line, prove, self.queue, self.emitter, self.keeper)
         self._grabber: Grabber | None = None
         self._stop = threading.Event()
-        self._retired: list[tuple[float, Judge]] = []
         self._said: StationState | None = None
-        self._retry = 0.0
 
     def run(self) -> Tally:
         """Judge until `stop`, or until a source that ends was read; every part has its verdict.
@@ -145,7 +116,7 @@ class Station:
 
     def swap(self, bundle: str) -> None:
         """Judge with this bundle from some next part on, once it is proven beside the old one."""
-        self._swapper.ask(bundle)
+        self._judging.swap(bundle)
 
     def trigger(self, part: int) -> None:
         """The part with this id is in position: its deadline runs, it gets a verdict."""
@@ -153,19 +124,20 @@ class Station:
 
     def _start(self) -> None:
         self._tell()
+        judge = None
         try:
-            judge = self._prove(self._path)
+            judge = self._judging.open()
         except ParityError as error:
             self.keeper.fault("self_test", str(error))
         else:
             self.keeper.stage("Initialized")
             self._open_ring(judge)
-            self.queue.switch(judge)
-            self.keeper.bundle = judge.digest
         self.recorder.start()
-        judge_now = self.queue.engine
-        together = judge_now.engine.in_flight if judge_now is not None else 1
-        self._crew.start(self._config.line.workers or together + 1)
+        if self._with_slow_side:
+            warn = partial(self.keeper.warning, "slow")
+            self.slow = SlowSide(self._assignment(), warn)
+            self.slow.look()
+        self._judging.start(judge)
         self._grab(first=True)
         self.keeper.stage("Ready")
         # What lives until the end need not be looked through again and again.
@@ -194,8 +166,9 @@ class Station:
     def _watch(self) -> None:
         while not self._stop.is_set():
             self._look_after_source()
-            self._look_after_engine()
-            self._swapper.look()
+            self._judging.look()
+            if self.slow is not None:
+                self.slow.look()
             self._tell()
             grabber = self._grabber
             if grabber is not None and grabber.ended.is_set() and not self.emitter.waiting:
@@ -210,40 +183,6 @@ class Station:
             grabber.abandon()
             self.admission.source_state(f"the source has not come back for {self._hang:g} s")
             self._grab()
-
-    def _look_after_engine(self) -> None:
-        now = time.monotonic()
-        if self._crew.stuck(self._hang):
-            self.queue.switch(None)
-            self._crew.leave_behind()
-            text = f"the engine has not come back for {self._hang:g} s"
-            _log.error("%s; it is opened anew", text)
-            self.keeper.fault("engine", text)
-            if self._crew.left_behind > MOST_LEFT_BEHIND:
-                raise EngineError(f"{text}, time after time; only a new process helps")
-        if self.queue.engine is None and "engine" in self.keeper.faults and now > self._retry:
-            self._retry = now + self._hang
-            self._swapper.ask(self._path)
-        for moment, judge in list(self._retired):
-            if now - moment > GRACE and not self._crew.older_than(moment):
-                judge.close()
-                self._retired.remove((moment, judge))
-
-    def _switch(self, judge: Judge, path: str) -> None:
-        self._path = path
-        self.keeper.bundle = judge.digest
-        before = self.queue.switch(judge)
-        if before is not None:
-            self._retired.append((time.monotonic(), before))
-        for kind in ("engine", "self_test"):
-            self.keeper.fault(kind, "")
-        self.keeper.warning("swap", "")
-        _log.info("judging with %s (%s)", path, judge.digest[:12])
-
-    def _swap_failed(self, path: str, problem: str) -> None:
-        text = f"{path} was not swapped in: {problem}"
-        _log.error("%s", text)
-        self.keeper.warning("swap", text)
 
     def _deliver(self, result: PartResult, picture: Picture | None) -> None:
         for output in self._outputs:
@@ -291,15 +230,29 @@ class Station:
             text = f"no shared memory for {slots} pictures: {error.strerror}; [line] pictures"
             self.keeper.warning("ring", text)
 
+    def _assignment(self) -> dict[str, Any]:
+        """What the slow process is told to do; see slow.Assignment."""
+        ring, config = self.recorder.ring, self._config
+        return {
+            "folder": str(self._folder),
+            "ring": "" if ring is None else str(ring.path),
+            "slots": 0 if ring is None else ring.slots,
+            "height": 0 if ring is None else ring.height,
+            "width": 0 if ring is None else ring.width,
+            "output": list(config.output),
+            "archive": config.archive,
+            "monitor": config.monitor,
+        }
+
     def _end(self) -> None:
         notify("STOPPING=1")
         grabber = self._grabber
         if grabber is not None:
             grabber.stop()
             grabber.join(self._hang)
-        self.queue.close()
+        self._judging.close()
         self.emitter.close()
-        self._crew.join(1.0)
+        self._judging.join(1.0)
         self.keeper.stage("Halted")
         final = self.keeper.snapshot(0)
         self.recorder.tell(final)
@@ -307,6 +260,10 @@ class Station:
         for output in self._outputs:
             output.announce(final)
             output.close()
+        if self.slow is not None:
+            self.slow.close()
+        if self.recorder.ring is not None:
+            self.recorder.ring.close(remove=True)
         gc.unfreeze()
 
 

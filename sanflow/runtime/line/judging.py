@@ -1,0 +1,120 @@
+"""The engine side of the station: who judges now, who works with it, and who takes over.
+
+A new bundle is proven beside the one that judges, and takes over between two parts; one that fails
+changes nothing. An engine that does not come back is given up with its threads: until it is opened
+and proven anew there is none, and every part is a reject.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ...errors import EngineError
+from .config import Line, seconds
+from .crew import Crew
+from .emitter import Emitter
+from .ledger import Entry
+from .queue import PartQueue
+from .state import Keeper
+from .swap import Judge, Swapper
+
+GRACE = 1.0
+"""Seconds after a swap before the old engine is closed."""
+MOST_LEFT_BEHIND = 8
+"""Stuck threads after which only a new process helps."""
+
+_log = logging.getLogger(__name__)
+
+
+class Judging:
+    """Queue, workers and engine; `look` is to be called again and again."""
+
+    def __init__(
+        self,
+        bundle: str,
+        line: Line,
+        prove: Callable[[str], Judge],
+        queue: PartQueue[Entry, Judge | None],
+        emitter: Emitter,
+        keeper: Keeper,
+    ) -> None:
+        self.bundle = bundle
+        """Path of the bundle that judges, or is to."""
+        self._line, self._prove = line, prove
+        self._queue, self._keeper = queue, keeper
+        self._hang = seconds(line.hang)
+        self._crew = Crew(queue, emitter, seconds(line.idle_check), keeper.checked)
+        self._swapper = Swapper(prove, self._switch, self._failed)
+        self._retired: list[tuple[float, Judge]] = []
+        self._retry = 0.0
+
+    def open(self) -> Judge:
+        """Open and prove the bundle; raises as `prove` does. It judges once `start` is called."""
+        return self._prove(self.bundle)
+
+    def start(self, judge: Judge | None) -> None:
+        """Let it judge; without one every part is a reject until a swap brings one."""
+        if judge is not None:
+            self._switch(judge, self.bundle)
+        together = 1 if judge is None else judge.engine.in_flight
+        self._crew.start(self._line.workers or together + 1)
+
+    def swap(self, bundle: str) -> None:
+        """Judge with this bundle from some next part on, once it is proven."""
+        self._swapper.ask(bundle)
+
+    def look(self) -> None:
+        """Give up an engine that is stuck, open it anew, begin with a swap, close old engines.
+
+        Raises EngineError if that happens time after time: threads that are stuck stay.
+        """
+        now = time.monotonic()
+        if self._crew.stuck(self._hang):
+            self._give_up()
+        if "engine" in self._keeper.faults and now > self._retry and not self._swapper.busy:
+            self._retry = now + self._hang
+            self._swapper.ask(self.bundle)
+        self._swapper.look()
+        for moment, judge in list(self._retired):
+            if now - moment > GRACE and not self._crew.older_than(moment):
+                judge.close()
+                self._retired.remove((moment, judge))
+
+    def close(self) -> None:
+        """Hand out what waits, and end; the queue takes no more parts."""
+        self._queue.close()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the workers, then close the engine unless one is stuck in it."""
+        self._crew.join(timeout)
+        judge = self._queue.switch(None)
+        if judge is not None and not self._crew.older_than(time.monotonic()):
+            judge.close()
+
+    def _give_up(self) -> None:
+        # Not closed: a thread is inside of it.
+        self._queue.switch(None)
+        self._crew.leave_behind()
+        text = f"the engine has not come back for {self._hang:g} s"
+        _log.error("%s; it is opened anew", text)
+        self._keeper.fault("engine", text)
+        if self._crew.left_behind > MOST_LEFT_BEHIND:
+            raise EngineError(f"{text}, time after time; only a new process helps")
+
+    def _switch(self, judge: Judge, path: str) -> None:
+        self.bundle = path
+        self._keeper.bundle = judge.digest
+        before = self._queue.switch(judge)
+        if before is not None:
+            self._retired.append((time.monotonic(), before))
+        self._keeper.fault("engine", "")
+        self._keeper.fault("self_test", "")
+        self._keeper.warning("swap", "")
+        _log.info("judging with %s (%s)", path, judge.digest[:12])
+
+    def _failed(self, path: str, problem: str) -> None:
+        text = f"{path} was not swapped in: {problem}"
+        _log.error("%s", text)
+        self._keeper.warning("swap", text)
