@@ -29,6 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CalibrationError
 
+USUAL_RATE = 0.01
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -148,6 +150,11 @@ def parts_needed(false_alarm_rate: float, confidence: float | None = None) -> in
         while _exceeding(needed, false_alarm_rate, confidence) < 1:
             needed += 1
     return needed
+
+
+def usual_rate(parts: int) -> float:
+    """The false-alarm rate where none is asked for: 1 %, or the smallest that `parts` can bound."""
+    return max(USUAL_RATE, math.ceil(1e4 / (parts + 1)) / 1e4)
 
 
 def uncertain_band(

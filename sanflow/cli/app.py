@@ -22,6 +22,7 @@ INTERRUPTED = 130
 _EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "ray": "ray",
     "tensorrt": "tensorrt",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "safetensors", "scipy", "sklearn", "tensorboard"), "train"

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..calibration.threshold import USUAL_RATE, usual_rate
 from ..errors import InputError
 from . import show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-
-USUAL_RATE = 0.01
 
 DataArgument = Annotated[
     Path,
@@ -100,14 +99,14 @@ def false_alarm_rate(asked: float | None, parts: int) -> float:
     """The rate that was asked for, else 1 %, or the smallest bound that `parts` good parts give."""
     if asked is not None:
         return asked
-    smallest = math.ceil(1e4 / (parts + 1)) / 1e4
-    if smallest > USUAL_RATE:
+    rate = usual_rate(parts)
+    if rate > USUAL_RATE:
         show.note(
-            f"{parts} held-out good parts bound false alarms at {100 * smallest:.3g} % at best, "
+            f"{parts} held-out good parts bound false alarms at {100 * rate:.3g} % at best, "
             f"which is used; a bound of {100 * USUAL_RATE:g} % needs "
             f"{math.ceil(1 / USUAL_RATE) - 1} parts"
         )
-    return max(USUAL_RATE, smallest)
+    return rate
 
 
 def run_config(

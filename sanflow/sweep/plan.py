@@ -1,0 +1,131 @@
+"""From a sweep's file to its cells: one training each, every choice of it written out."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..config import RunConfig
+from ..data.check import check_dataset
+from ..data.config import DataConfig
+from ..data.layout import GOOD, Dataset, open_dataset
+from ..data.protocols import PROTOCOLS
+from ..errors import ConfigError, DataError
+from ..training.presets import load_config
+from .config import DataEntry, Sweep
+from .settings import paper_settings
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and their total."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a sweep, and everything that decides its figures."""
+
+    method: str
+    preset: str
+    data: str
+    """The data set's name."""
+    category: str
+    """Empty where the data set has none."""
+    seed: int
+    root: str
+    skip_bad: bool
+    config: RunConfig
+    target: str
+    precision: str
+    device: str
+    threads: int
+    gpus: float
+    keep_models: bool
+    schema: Literal["sanflow.cell/1"] = "sanflow.cell/1"
+
+    @property
+    def name(self) -> str:
+        """The cell's folder, and what people call it."""
+        parts = (self.method, self.preset, self.data, self.category, f"seed{self.seed}")
+        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in parts if part)
+
+
+def plan(sweep: Sweep) -> tuple[Cell, ...]:
+    """The cells, in the order of data set, category, method, preset, seed.
+
+    Finds every image and reads none. Raises ConfigError for an unknown method, preset or field,
+    DataError where a data set or a category of it is missing or not complete.
+    """
+    cells = tuple(cell for entry in sweep.config.data for cell in _cells(sweep, entry))
+    names = [cell.name for cell in cells]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"data: two data sets make the cell {twice[0]}; give each its own name")
+    for cell, dataset in _datasets(cells):
+        labels = {sample.label == GOOD for sample in dataset.test}
+        if labels != {True, False}:
+            lacking = "defective" if True in labels else "good"
+            raise DataError(
+                f"{dataset.root}: {cell.data} has no {lacking} test images; a sweep measures every "
+                "cell on good and defective ones"
+            )
+    return cells
+
+
+def check_data(cells: Sequence[Cell], progress: Progress | None = None) -> None:
+    """Read every image and mask of the cells' data sets once; DataError with all that is bad."""
+    for cell, dataset in _datasets(cells):
+        report = check_dataset(dataset, cell.config.data, progress)
+        if report.findings and not cell.skip_bad:
+            raise DataError(
+                f"{report.text()}\nremove or mend these images, or set skip_bad = true for "
+                f"{cell.data}"
+            )
+
+
+def _datasets(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Dataset]]:
+    """Each data set that the cells use, once, with the first cell that uses it."""
+    seen: list[tuple[str, DataConfig]] = []
+    for cell in cells:
+        if (cell.root, cell.config.data) not in seen:
+            seen.append((cell.root, cell.config.data))
+            yield cell, open_dataset(Path(cell.root), cell.config.data)
+
+
+def _cells(sweep: Sweep, entry: DataEntry) -> Iterator[Cell]:
+    config = sweep.config
+    root = (sweep.base / entry.root).resolve()
+    for category, method, preset, seed in itertools.product(
+        _categories(root, entry), config.methods, config.presets, config.seeds
+    ):
+        overrides = sweep.overrides(method)
+        if entry.paper_settings:
+            overrides |= paper_settings(entry.layout, method, category or "")
+        overrides |= {"data.layout": entry.layout, "data.category": category, "optim.seed": seed}
+        yield Cell(
+            method=method,
+            preset=preset,
+            data=entry.name or root.stem,
+            category=category or "",
+            seed=seed,
+            root=str(root),
+            skip_bad=entry.skip_bad,
+            config=load_config(preset, None, overrides),
+            target=config.target,
+            precision=config.precision,
+            device=config.device,
+            threads=config.threads,
+            gpus=config.gpus,
+            keep_models=config.keep_models,
+        )
+
+
+def _categories(root: Path, entry: DataEntry) -> tuple[str | None, ...]:
+    if entry.categories:
+        return entry.categories
+    if entry.layout not in PROTOCOLS:
+        return (None,)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; it is a data set of the sweep")
+    return PROTOCOLS[entry.layout].categories(root)
