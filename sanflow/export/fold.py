@@ -69,6 +69,15 @@ def skeleton(
     return bare
 
 
+def element_types(bare: onnx.ModelProto) -> dict[str, int]:
+    """Element types by value name; what cannot be inferred, the checker will name, is missing."""
+    graph = shape_inference.infer_shapes(bare).graph
+    types = {t.name: t.data_type for t in graph.initializer}
+    for info in [*graph.input, *graph.value_info, *graph.output]:
+        types[info.name] = info.type.tensor_type.elem_type
+    return types
+
+
 def _fold_once(
     nodes: Sequence[onnx.NodeProto], constants: dict[str, Value], model: onnx.ModelProto
 ) -> list[onnx.NodeProto]:

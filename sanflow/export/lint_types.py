@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from ..errors import InputError
 from . import opset
-from .fold import Value
+from .fold import Value, element_types
 from .plan import MOVES, region_of
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -38,7 +38,7 @@ def check_types(
     `bare` is the model without its large constants. `uint8` allows Q/DQ of uint8, `bf16` allows
     BF16: for graphs that TensorRT will never see.
     """
-    types = _types(bare)
+    types = element_types(bare)
     _check_opset(model, set(types.values()), types)
     for info in [*model.graph.input, *model.graph.output]:
         kind = types[info.name]
@@ -59,15 +59,6 @@ def check_types(
         if node.op_type in _QDQ:
             _check_coding(node, types, constants, uint8)
             _check_channels(node, constants, readers)
-
-
-def _types(bare: onnx.ModelProto) -> dict[str, int]:
-    """Element types by value name; what cannot be inferred, the checker will name, is missing."""
-    graph = shape_inference.infer_shapes(bare).graph
-    types = {t.name: t.data_type for t in graph.initializer}
-    for info in [*graph.input, *graph.value_info, *graph.output]:
-        types[info.name] = info.type.tensor_type.elem_type
-    return types
 
 
 def _check_opset(model: onnx.ModelProto, kinds: set[int], types: Mapping[str, int]) -> None:
