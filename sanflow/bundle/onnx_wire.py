@@ -80,7 +80,7 @@ class _Refused(Exception):
 def _walk(data: memoryview, message: _Message) -> int:
     """Check every field of one message; return how many nested messages it held."""
     nested = 0
-    for field, value in _fields(data, message.name):
+    for field, value in fields(data, message.name):
         if field in message.refused:
             plain = bytes(value) if isinstance(value, memoryview) else value
             if (message.name, field) in _HARMLESS and plain == _HARMLESS[message.name, field]:
@@ -96,7 +96,8 @@ def _walk(data: memoryview, message: _Message) -> int:
     return nested
 
 
-def _fields(data: memoryview, name: str) -> Iterator[tuple[int, memoryview | int]]:
+def fields(data: memoryview, name: str) -> Iterator[tuple[int, memoryview | int]]:
+    """Number and value of each field of one message; `name` is for the error, which is private."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at, name)
