@@ -69,7 +69,16 @@ class Pyramid(Method[Observed]):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Each level's map of normalised images, smoothed, pooled and scaled as configured."""
-        return [scaler(m) for scaler, m in zip(self.scalers, self._unscaled(x), strict=True)]
+        return self.scaled(self.tapped(x))
+
+    def tapped(self, x: Tensor) -> list[Tensor]:
+        """The extractor's maps of normalised images, in their type."""
+        return [m.to(x.dtype) for m in cast("list[Tensor]", self.extractor(x))]
+
+    def scaled(self, tapped: list[Tensor]) -> list[Tensor]:
+        """Each level's map of tapped maps."""
+        maps = self._unscaled(tapped)
+        return [scaler(m) for scaler, m in zip(self.scalers, maps, strict=True)]
 
     def log_likelihoods(self, images: Tensor) -> list[Tensor]:
         """Per-dimension log-likelihood l^k of every position as normal, (B, H_k, W_k) per level."""
@@ -167,7 +176,7 @@ class Pyramid(Method[Observed]):
             return
         moments = [cast(FeatureScale, scaler).moments() for scaler in self.scalers]
         for images in batches:
-            maps = self._unscaled(self.normalise(images.to(self.pixel_mean.device)))
+            maps = self._unscaled(self.tapped(self.normalise(images.to(self.pixel_mean.device))))
             for level, m in zip(moments, maps, strict=True):
                 level.update(m)
         for scaler, level in zip(self.scalers, moments, strict=True):
@@ -188,14 +197,13 @@ class Pyramid(Method[Observed]):
             raise ValueError("the level maxima need at least one normal image")
         self.level_max.copy_(largest)
 
-    def _unscaled(self, x: Tensor) -> list[Tensor]:
-        side, maps = self.config.smooth, cast("list[Tensor]", self.extractor(x))
+    def _unscaled(self, maps: list[Tensor]) -> list[Tensor]:
+        side = self.config.smooth
         if side > 1:
             maps = [
                 F.avg_pool2d(m, side, stride=1, padding=side // 2, count_include_pad=False)
                 for m in maps
             ]
-        maps = [m.to(x.dtype) for m in maps]
         pooled = [torch.cat([_cells(m, g) for m in maps], dim=1) for g in self.config.pools]
         return maps + pooled
 
