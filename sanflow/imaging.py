@@ -237,8 +237,8 @@ def overlay(
     return out
 
 
-def encode_png(rgb: NDArray[np.uint8]) -> bytes:
-    """uint8 RGB (H, W, 3), or grey (H, W), as the bytes of a PNG file."""
+def encode_png(rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """RGB (H, W, 3), or grey (H, W), of 8 or 16 bits, as the bytes of a PNG file."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
     done, data = cv2.imencode(".png", bgr)
     if not done:

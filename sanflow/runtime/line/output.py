@@ -14,10 +14,17 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import SanflowError
 from .result import PartResult
 
 State = Literal["Preoperational", "Halted", "Error", "Initialized", "Ready", "Running"]
 """OPC 40100-1's states: Initialized is loaded but not proven, Running judges parts."""
+
+
+class OutputError(SanflowError):
+    """An output cannot be made or opened: what is missing, and what to install or check."""
+
+    exit_code = 9
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Results as a station makes them, and waiting for something that another thread does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sanflow.runtime.line.output import Picture, StationState
+from sanflow.runtime.line.result import PartResult
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def a_result(number: int = 1, **changes: Any) -> PartResult:
+    """The result of part number + 1000: every third one is NG by its score."""
+    bad = number % 3 == 0
+    fields: dict[str, Any] = {
+        "result": number,
+        "part": number + 1000,
+        "verdict": "NG" if bad else "OK",
+        "reason": "score" if bad else "",
+        "detail": "",
+        "score": 2.5 if bad else 0.5,
+        "threshold": 1.0,
+        "uncertain": False,
+        "late": False,
+        "source": "sim:noise",
+        "sequence": number,
+        "image": "",
+        "encoder": None,
+        "bundle": DIGEST,
+        "engine": "onnxruntime 1.0 fp32",
+        "created": f"2026-01-31T12:00:{number % 60:02d}.000Z",
+        "wait_ms": 0.1,
+        "prepare_ms": 0.2,
+        "engine_ms": 5.0,
+        "total_ms": 6.25,
+        "run": "run-1",
+    }
+    return PartResult(**{**fields, **changes})
+
+
+def rejected(number: int, reason: str = "deadline", **changes: Any) -> PartResult:
+    """A part that nobody judged."""
+    fields = {"verdict": "NG", "reason": reason, "score": None, "late": reason == "deadline"}
+    return a_result(number, **{**fields, **changes})
+
+
+def a_picture(seed: int = 0, side: int = 24) -> Picture:
+    """Noise, and a map of it."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (side, side, 3)).astype(np.uint8)
+    return Picture(image, rng.normal(size=(side, side)).astype(np.float32))
+
+
+def a_state(**changes: Any) -> StationState:
+    """A station that is ready."""
+    fields: dict[str, Any] = {
+        "state": "Ready",
+        "fault": "",
+        "heartbeat": 1,
+        "bundle": DIGEST,
+        "queue": 0,
+    }
+    return StationState(**{**fields, **changes})
+
+
+def eventually(what: Callable[[], object], seconds: float = 20.0) -> Any:
+    """What it gives as soon as that is true; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return found
