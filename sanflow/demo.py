@@ -62,21 +62,22 @@ class Size:
     config: RunConfig
 
 
+MODEL = ModelConfig(
+    extractor="resnet18",
+    taps=(4, 8),
+    feature_scale="position",  # the parts lie the same way in every photograph
+    fusion="log_likelihood",
+    height=192,
+    width=192,
+    position_dim=32,
+    head_width=8,
+)
 FULL = Size(
     train=240,
     good=40,
     per_defect=12,
     config=RunConfig(
-        model=ModelConfig(
-            extractor="resnet18",
-            taps=(4, 8),
-            feature_scale="position",  # the parts lie the same way in every photograph
-            fusion="log_likelihood",
-            height=192,
-            width=192,
-            position_dim=32,
-            head_width=8,
-        ),
+        model=MODEL,
         data=DataConfig(calibrate_fraction=0.25),
         synth=SynthConfig(quotas=(5, 1, 1, 1)),
         optim=OptimConfig(
@@ -97,7 +98,7 @@ QUICK = Size(
     per_defect=2,
     config=replace(
         FULL.config,
-        model=replace(FULL.config.model, height=64, width=64, position_dim=8, blocks=2),
+        model=replace(MODEL, height=64, width=64, position_dim=8, blocks=2),
         data=DataConfig(calibrate_fraction=0.7),
         optim=replace(FULL.config.optim, epochs=2),
         pretext=PretextConfig(steps=4, batch=4),

@@ -114,7 +114,7 @@ def calibrate(
             "images; both are needed. Train with a data set that has good parts for both"
         )
     model = run.model().to(device)
-    train = train if model.level_max.numel() else ()
+    train = train if model.fits_level_max else ()
     _check(root, (*train, *held))
 
     total, done = len(train) + len(held), 0

@@ -63,7 +63,14 @@ FalseAlarmOption = Annotated[
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", help="sanflow (default), official, or edge (for a 2-core PC)."),
+    typer.Option(
+        "--preset",
+        help="A named configuration; default: the method's own. edge is for a 2-core PC.",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="sanflow (default), cflow, cflow-sp, fastflow, sanf-ad, ..."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file whose values replace the preset's.")
@@ -114,6 +121,7 @@ def run_config(
     config: Path | None = None,
     sets: list[str] | None = None,
     *,
+    method: str | None = None,
     size: str | None = None,
     roi: str | None = None,
     **fields: object,
@@ -131,7 +139,7 @@ def run_config(
         overrides["model.height"], overrides["model.width"] = _size(size)
     if roi is not None:
         overrides["data.roi"] = _roi(roi)
-    return load_config(preset or "sanflow", config, overrides)
+    return load_config(preset, config, overrides, method)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

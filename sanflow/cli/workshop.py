@@ -20,6 +20,7 @@ from .options import (
     FalseAlarmOption,
     JsonOption,
     LayoutOption,
+    MethodOption,
     MovedDataOption,
     PrecisionOption,
     PresetOption,
@@ -75,6 +76,7 @@ def synth(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
     rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Good parts to show.")] = 4,
+    method: MethodOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -88,7 +90,14 @@ def synth(
     from ..data.layout import open_dataset
 
     chosen = run_config(
-        preset, config, sets, size=size, roi=roi, data__layout=layout, optim__seed=seed
+        preset,
+        config,
+        sets,
+        method=method,
+        size=size,
+        roi=roi,
+        data__layout=layout,
+        optim__seed=seed,
     )
     dataset = open_dataset(data, chosen.data)
     contact_sheet(
@@ -108,6 +117,7 @@ def synth(
 def train(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder, new or empty.")],
+    method: MethodOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -137,6 +147,7 @@ def train(
     from ..training.train import train as train_run
 
     flags: dict[str, Any] = {
+        "method": method,
         "size": size,
         "roi": roi,
         "weights": weights,

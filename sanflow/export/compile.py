@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..model.cflow import CFLOW
+from ..model.fastflow import FastFlow
 from ..model.method import Method
 from ..model.pyramid import Pyramid
 from ..model.sanflow import SANFlow
@@ -58,7 +60,7 @@ PASSES: tuple[tuple[Pass, str], ...] = (
 )
 
 
-FLOWS: tuple[type[Pyramid], ...] = (SANFlow,)
+FLOWS: tuple[type[Pyramid], ...] = (SANFlow, CFLOW, FastFlow)
 """Methods whose inference model is nothing but flows under a likelihood: the passes are theirs."""
 
 

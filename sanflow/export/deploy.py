@@ -165,7 +165,10 @@ class Block(nn.Module):
 
 
 class Level(nn.Module):
-    """The flow of one level: latents z (B, C, H, W), and the log-determinant or what it sums."""
+    """The flow of one level: latents z (B, C, H, W), and the log-determinant or what it sums.
+
+    `entry` is what features go through in FP32, whatever the extractor's precision is.
+    """
 
     size: tuple[int, int]
     """Height and width of its maps."""
@@ -177,12 +180,14 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
+        self.entry: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList(blocks)
         self.norm: nn.Module = nn.Identity()
         self.register_buffer("log_scales", log_scales)
 
     def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """z and log|det| (B, H, W); without `log_scales` the sum of all s, (B, A, H, W)."""
+        v = self.entry(v)
         steps = []
         for block in self.blocks:
             v, s = block(v)

@@ -34,15 +34,30 @@ class Mean(nn.Module):
         return F.conv2d(x, self.weight, self.bias)
 
 
+class Constant(nn.Module):
+    """The same number for every position of a level whose log-determinant is not scored."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.reshape(1, 1, 1, 1))
+
+    def forward(self, log_det: Tensor) -> Tensor:
+        return self.value
+
+
 class Likelihood(nn.Module):
     """Scores (B,) and maps (B, H, W) of latents; `squares` and `log_dets` hold one Mean a level.
+
+    Without `log_dets` all that is constant lies in `squares`.
 
     m_k - l^k = 1/2 log var + mean(z^2) / (2 var) - log|det| / C - k0, where a constant variance
     lies in the weights.
     """
 
     def __init__(
-        self, config: PyramidConfig, squares: Sequence[Mean], log_dets: Sequence[Mean]
+        self, config: PyramidConfig, squares: Sequence[Mean], log_dets: Sequence[Mean | Constant]
     ) -> None:
         super().__init__()
         self.config = config
@@ -63,7 +78,7 @@ class Likelihood(nn.Module):
             square = self.squares[k](z * z)
             if (spread := spreads[k]) is not None:
                 square = spread.precision * square + 0.5 * spread.log_variance
-            above.append(square + self.log_dets[k](log_det))
+            above.append(square + self.log_dets[k](log_det) if len(self.log_dets) else square)
         return above
 
     def _spreads(self, latents: Latents) -> list[Spread] | list[None]:
@@ -117,22 +132,28 @@ class Likelihood(nn.Module):
         if ceiling is not None:
             small = [ceiling - small[0], *(-part for part in small[1:])]
         size = (self.config.height, self.config.width)
-        return enlarged(small, size)[:, 0]
+        return enlarged(small, size, self.config.aligned)[:, 0]
 
 
-def enlarged(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """The sum of maps (B, 1, h, w), each resized linearly to `size`, corners aligned (graph 7).
+def enlarged(maps: Sequence[Tensor], size: tuple[int, int], aligned: bool = True) -> Tensor:
+    """The sum of maps (B, 1, h, w), each resized linearly to `size` (graph 7).
+
+    Corners are aligned, or else borders.
 
     Rows first, each level by its own matrix; then the columns of all levels, side by side, in one
     product that also sums them: as three resizes and two sums it costs engines ten times as much.
     """
-    taller = [torch.matmul(interpolation(int(m.shape[2]), size[0], m), m) for m in maps]
-    wider = [interpolation(int(m.shape[3]), size[1], m).T for m in maps]
+    taller = [torch.matmul(interpolation(int(m.shape[2]), size[0], m, aligned), m) for m in maps]
+    wider = [interpolation(int(m.shape[3]), size[1], m, aligned).T for m in maps]
     return torch.matmul(torch.cat(taller, dim=3), torch.cat(wider))
 
 
-def interpolation(length: int, to: int, like: Tensor) -> Tensor:
-    """The matrix (to, length) of linear interpolation with aligned corners."""
-    place = torch.arange(to, dtype=torch.float64) * ((length - 1) / max(to - 1, 1))
+def interpolation(length: int, to: int, like: Tensor, aligned: bool = True) -> Tensor:
+    """The matrix (to, length) of linear interpolation with aligned corners, or else borders."""
+    place = torch.arange(to, dtype=torch.float64)
+    if aligned:
+        place = place * ((length - 1) / max(to - 1, 1))
+    else:
+        place = ((place + 0.5) * (length / to) - 0.5).clamp(0, length - 1)
     weight = 1 - (place[:, None] - torch.arange(length)).abs()
     return weight.clamp_min(0).to(like)

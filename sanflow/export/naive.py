@@ -1,8 +1,8 @@
 """The model as its authors' code is traced: where the passes start from, and what they are worth.
 
-FrEIA runs a flow on one row per position, joins the condition to the input of every subnet, and
-permutes by a dense matrix; the statistics head is evaluated at every pixel and sampled by nearest
-resize; log-determinants and squares are summed over channels.
+FrEIA runs a position-wise flow on one row per position, joins the condition to the input of every
+subnet, and permutes by a dense matrix; the statistics head is evaluated at every pixel and sampled
+by nearest resize; log-determinants and squares are summed over channels.
 """
 
 from __future__ import annotations
@@ -21,20 +21,36 @@ from ..model.head import StatisticsHead
 from ..model.likelihood import Spread, clip, log_density
 from ..model.pyramid import Pyramid
 from ..model.score import anomaly_map, image_score
-from .deploy import Affine, Block, DeployModel, Features, Heads, Latents, Level, Pixels, cells
+from .deploy import (
+    Affine,
+    Block,
+    DeployModel,
+    Features,
+    Heads,
+    Latents,
+    Level,
+    Pixels,
+    cells,
+    convolution,
+)
 
 
 class JoinedFirst(nn.Module):
-    """relu(W1 [y1, p] + b1) on rows (B H W, C): `layer` is a Linear, or on maps a convolution."""
+    """relu(W1 [y1, p] + b1) on rows (B H W, C): `layer` is a Linear, or on maps a convolution.
 
-    code: Tensor
+    An unconditional flow has no p.
+    """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, code: Tensor) -> None:
+    code: Tensor | None
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, code: Tensor | None) -> None:
         super().__init__()
         self.layer = layer
         self.register_buffer("code", code)
 
     def forward(self, y1: Tensor) -> Tensor:
+        if self.code is None:
+            return F.relu(self.layer(y1))
         times = (int(y1.shape[0]) // int(self.code.shape[0]), *(1,) * (y1.ndim - 1))
         return F.relu(self.layer(torch.cat((y1, self.code.repeat(times)), dim=1)))
 
@@ -111,7 +127,8 @@ class SumLikelihood(nn.Module):
         square = (z * z).sum(dim=1) / channels
         gamma = None if latents.gamma is None else self._sample(clip(latents.gamma), z, k)
         spread = spread_of(self.config, gamma, square)
-        return log_density(square, spread) + latents.log_det[k] / channels
+        density = log_density(square, spread)
+        return density + latents.log_det[k] / channels if self.config.scores_volume else density
 
     def _sample(self, finest: Tensor, z: Tensor, k: int) -> Tensor:
         if k >= len(self.config.taps):
@@ -132,9 +149,10 @@ def spread_of(config: PyramidConfig, gamma: Tensor | None, like: Tensor) -> Spre
 def naive(model: Pyramid) -> DeployModel:
     """A copy of the trained model in float64, in the form in which FrEIA runs it."""
     own = copy.deepcopy(model).double().eval().requires_grad_(False)
-    flows = zip(own.flows, own.sizes, strict=True)
-    levels = [Rows(_level(cast(Flow, flow), size)) for flow, size in flows]
-    features = Features(own.extractor, list(own.scalers), model.config.smooth, model.config.pools)
+    flows = zip(own.flows, own.scalers, own.sizes, strict=True)
+    levels = [_level(cast(Flow, flow), scaler, size) for flow, scaler, size in flows]
+    entries = [nn.Identity() if isinstance(s, nn.LayerNorm) else s for s in own.scalers]
+    features = Features(own.extractor, entries, model.config.smooth, model.config.pools)
     return DeployModel(
         model.config,
         Pixels(own.pixel_mean, own.pixel_deviation),
@@ -145,22 +163,38 @@ def naive(model: Pyramid) -> DeployModel:
     ).eval()
 
 
-def _level(flow: Flow, size: tuple[int, int]) -> Level:
-    code = flow.code().flatten(2)[0].T  # (H W, D)
+def _level(flow: Flow, scaler: nn.Module, size: tuple[int, int]) -> Rows | Level:
     couplings = [cast(Coupling, block) for block in flow.blocks]
+    rows = all(coupling.first.kernel_size == (1, 1) for coupling in couplings)
     scales = [coupling._scale().flatten() for coupling in couplings]
     log_scales = torch.stack([scale.log().sum() for scale in scales])
-    blocks = [_block(c, scale, code) for c, scale in zip(couplings, scales, strict=True)]
-    return Level(blocks, size, log_scales)
+    made = _row_block if rows else _map_block
+    blocks = [made(flow, c, scale) for c, scale in zip(couplings, scales, strict=True)]
+    level = Level(blocks, size, log_scales)
+    if isinstance(scaler, nn.LayerNorm):
+        level.entry = scaler
+    return Rows(level) if rows else level
 
 
-def _block(coupling: Coupling, scale: Tensor, code: Tensor) -> Block:
-    matrix = torch.eye(scale.numel(), dtype=scale.dtype)[coupling.permutation]
+def _row_block(flow: Flow, coupling: Coupling, scale: Tensor) -> Block:
+    first = linear(coupling.first.weight.flatten(1), coupling.first.bias)
+    last = linear(coupling.last.weight.flatten(1), coupling.last.bias)
     return Block(
-        JoinedFirst(linear(coupling.first.weight.flatten(1), coupling.first.bias), code),
-        Factor(linear(coupling.last.weight.flatten(1), coupling.last.bias), 0.1),
+        JoinedFirst(first, None if flow.code is None else flow.code().flatten(2)[0].T),
+        Factor(last, 0.1),
         Affine(scale, coupling.global_offset.flatten()),
-        linear(matrix, None),
+        linear(coupling.matrix(), None),
+        coupling.clamp,
+        coupling.passive,
+    )
+
+
+def _map_block(flow: Flow, coupling: Coupling, scale: Tensor) -> Block:
+    return Block(
+        JoinedFirst(coupling.first, None if flow.code is None else flow.code()),
+        Factor(coupling.last, 0.1),
+        Affine(scale.view(-1, 1, 1), coupling.global_offset[0]),
+        convolution(coupling.matrix()[:, :, None, None], None),
         coupling.clamp,
         coupling.passive,
     )

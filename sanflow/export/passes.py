@@ -28,7 +28,7 @@ from .deploy import (
     convolution,
 )
 from .head import Head
-from .likelihood import Likelihood, Mean
+from .likelihood import Constant, Likelihood, Mean
 from .naive import DenseHead, Factor, JoinedFirst, Rows, SumLikelihood
 
 
@@ -42,7 +42,8 @@ def pointwise(model: DeployModel) -> DeployModel:
 
 def _maps(level: Level) -> Level:
     blocks = cast("list[Block]", list(level.blocks))
-    code = cast(JoinedFirst, blocks[0].first).code.T.reshape(1, -1, *level.size)
+    rows = cast(JoinedFirst, blocks[0].first).code
+    code = None if rows is None else rows.T.reshape(1, -1, *level.size)
     for block in blocks:
         first, last = cast(JoinedFirst, block.first), cast(Factor, block.last)
         first.layer = _pointwise(first.layer)
@@ -76,6 +77,8 @@ def fold_condition(model: DeployModel) -> DeployModel:
 
 def _folded_condition(first: JoinedFirst, passive: int) -> First:
     layer = cast(nn.Conv2d, first.layer)
+    if first.code is None:
+        return First(layer)
     padding = cast("tuple[int, int]", layer.padding)
     bias = F.conv2d(first.code, layer.weight[:, passive:], layer.bias, padding=padding)
     own = convolution(layer.weight[:, :passive].clone(), None, padding)
@@ -146,6 +149,9 @@ def _fold_level(level: Level, entry: nn.Module) -> nn.Module:
         c = _fold_block(block, scale, (after - offset) / gain, level.size)
         block.norm = nn.Identity()
     level.norm = Affine(_channels(d), None)
+    if isinstance(level.entry, nn.LayerNorm):  # its offset is a map already
+        level.entry.bias.sub_(c.view(-1, 1, 1))
+        return entry
     return _entry(entry, start, c, local)
 
 
@@ -218,7 +224,8 @@ def freeze_likelihood(model: DeployModel) -> DeployModel:
     Latents keep the scale that was pending: it lies in the weights of mean(z^2).
     """
     config, old = model.config, cast(SumLikelihood, model.likelihood)
-    squares, log_dets = [], []
+    squares: list[Mean] = []
+    log_dets: list[Mean | Constant] = []
     centred = model.head.mean is not None
     constant = {"unit": 1.0, "fixed": config.prior_variance}.get(config.variance)
     for k, level in enumerate(cast("list[Level]", list(model.levels))):
@@ -228,15 +235,21 @@ def freeze_likelihood(model: DeployModel) -> DeployModel:
         weight = torch.ones_like(scale) if centred else scale**2
         if not centred:
             level.norm = nn.Identity()
-        log_scales = cast(Tensor, level.log_scales)
-        k0 = LOG_GAUSS + log_scales.sum() / channels - old.level_max[k]
+        k0 = LOG_GAUSS - old.level_max[k]
+        if config.scores_volume:
+            k0 = k0 + cast(Tensor, level.log_scales).sum() / channels
         if constant is not None:
             weight = weight / constant
             k0 = k0 - 0.5 * torch.tensor(constant, dtype=scale.dtype).log()
-        squares.append(Mean(weight / (2 * channels)))
-        share = torch.full((active,), -1 / channels, dtype=scale.dtype)
-        log_dets.append(Mean(share, -float(k0)))
         level.log_scales = None
+        # Where nothing reads the log-determinants, they are gone from the graph.
+        own = None if config.scores_volume or constant is None else -float(k0)
+        squares.append(Mean(weight / (2 * channels), own))
+        if config.scores_volume:
+            share = torch.full((active,), -1 / channels, dtype=scale.dtype)
+            log_dets.append(Mean(share, -float(k0)))
+        elif own is None:
+            log_dets.append(Constant(-k0))
     model.likelihood = Likelihood(config, squares, log_dets)
     return model
 

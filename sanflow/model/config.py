@@ -85,6 +85,11 @@ class MethodConfig:
         return False
 
     @property
+    def classifies(self) -> bool:
+        """Whether a classifier of defects learns before the flows."""
+        return False
+
+    @property
     def positionwise(self) -> bool:
         """Whether a step may be trained on a share of the positions."""
         return False
@@ -196,7 +201,7 @@ class PyramidConfig(MethodConfig):
 
     @property
     def aligned(self) -> bool:
-        """Whether maps are enlarged with aligned corners."""
+        """Whether maps are enlarged with aligned corners (else borders)."""
         return True
 
     @property

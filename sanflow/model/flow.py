@@ -1,7 +1,8 @@
-"""The conditional flow of one level: K coupling blocks from features v to latents z."""
+"""The flow of one level: coupling blocks from features v to latents z."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import cast
 
@@ -13,7 +14,11 @@ from .position import PositionCode
 
 
 class Flow(nn.Module):
-    """z = g(v; p) at every position of an (H, W) map of C channels; positions do not interact."""
+    """z = g(v; p) on an (H, W) map of C channels.
+
+    Positions do not interact while every kernel is 1; block i has the kernel i mod their number.
+    Without a position code (`position_dim` 0) the flow is unconditional.
+    """
 
     def __init__(
         self,
@@ -24,11 +29,24 @@ class Flow(nn.Module):
         position_dim: int = 512,
         blocks: int = 8,
         clamp: float = 1.9,
+        kernels: Sequence[int] = (1,),
+        ratio: float = 2.0,
+        soft: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.code = PositionCode(position_dim, height, width)
-        self.blocks = nn.ModuleList(Coupling(channels, position_dim, clamp) for _ in range(blocks))
+        self.code = PositionCode(position_dim, height, width) if position_dim else None
+        self.blocks = nn.ModuleList(
+            Coupling(
+                channels,
+                position_dim,
+                clamp,
+                kernel=kernels[i % len(kernels)],
+                ratio=ratio,
+                soft=soft,
+            )
+            for i in range(blocks)
+        )
 
     def forward(self, v: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents z (B, C, H, W) and log|det dz/dv| / C at every position (B, H, W).

@@ -27,6 +27,7 @@ from .likelihood import (
 )
 
 if TYPE_CHECKING:
+    from .pyramid import Pyramid
     from .sanflow import SANFlow
 
 
@@ -58,6 +59,22 @@ def sanflow_loss(
         means.append(torch.stack((parts.nll.mean(), parts.bce.mean(), parts.kl.mean())))
     names = ("nll", "bce", "kl")
     return valued(torch.stack(totals).sum(), names, torch.stack(means).sum(dim=0))
+
+
+def good_terms(model: Pyramid, latents: Iterable[Latent]) -> tuple[list[Tensor], list[Tensor]]:
+    """NLL and KL / C at every position of each level, all of them good (methods 2.14).
+
+    The KL is 0 where the variance is a constant.
+    """
+    nlls, kls = [], []
+    for latent in latents:
+        density = log_density(latent.square, model.spread(latent, "expectation"))
+        nlls.append(-density - latent.log_det)
+        if latent.log_a is None or latent.log_b is None:
+            kls.append(torch.zeros_like(latent.square))
+        else:
+            kls.append(kl_divergence(latent.log_a, latent.log_b, model.prior) / latent.channels)
+    return nlls, kls
 
 
 def valued(total: Tensor, names: Sequence[str], parts: Tensor) -> tuple[Tensor, dict[str, float]]:

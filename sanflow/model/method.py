@@ -133,6 +133,11 @@ class Method(nn.Module, Generic[S]):
         """Before training: constants of the features over batches of good uint8 images."""
         return
 
+    @property
+    def fits_level_max(self) -> bool:
+        """Whether m_k is taken from good images."""
+        return self.level_max.numel() > 0
+
     def fit_level_max(self, batches: Iterable[Tensor]) -> None:
         """After training: m_k over batches of good uint8 images, where the score needs it."""
         return

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
+from .cflow import CFLOW
+from .cls_cnf import CLSCNF
+from .cls_config import ClsCnfConfig
 from .config import MethodConfig, ModelConfig
+from .fastflow import FastFlow
+from .flow_config import CflowConfig, FastflowConfig
 from .foad_mfff import FOADMFFF
 from .method import Method
 from .options import AnyConfig
@@ -14,8 +19,11 @@ from .token_config import FoadMfffConfig, SanfAdConfig
 
 _CLASSES: dict[type[MethodConfig], type[Method[Any]]] = {
     ModelConfig: SANFlow,
+    CflowConfig: CFLOW,
+    FastflowConfig: FastFlow,
     SanfAdConfig: SANFAD,
     FoadMfffConfig: FOADMFFF,
+    ClsCnfConfig: CLSCNF,
 }
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, get_args, get_type_hints
 
+from .cls_config import ClsCnfConfig
 from .config import ModelConfig
+from .flow_config import CflowConfig, FastflowConfig
 from .token_config import FoadMfffConfig, SanfAdConfig
 
-AnyConfig: TypeAlias = ModelConfig | SanfAdConfig | FoadMfffConfig
+AnyConfig: TypeAlias = (
+    ModelConfig | CflowConfig | FastflowConfig | SanfAdConfig | FoadMfffConfig | ClsCnfConfig
+)
 """Add a method's configuration here with `|`; the first one is the default."""
+
+METHOD_NAMES: tuple[str, ...] = tuple(
+    name for kind in get_args(AnyConfig) for name in get_args(get_type_hints(kind)["method"])
+)

@@ -23,13 +23,13 @@ def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConf
         part = 1 - torch.exp(below) if config.fusion == "likelihood" else -below
         if k >= len(config.taps):
             part = config.pool_weight * part
-        parts.append(upsample(part, config.height, config.width))
+        parts.append(upsample(part, config.height, config.width, config.aligned))
     return reduce(torch.add, parts)
 
 
-def upsample(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize of (B, h, w) to (B, height, width), corners aligned."""
-    resized = F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=True)
+def upsample(maps: Tensor, height: int, width: int, aligned: bool = True) -> Tensor:
+    """Bilinear resize of (B, h, w) to (B, height, width), corners or borders aligned."""
+    resized = F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=aligned)
     return resized[:, 0]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from .. import schema
 from ..config import OptimConfig, RunConfig
 from ..data.config import SynthConfig
 from ..errors import ConfigError
-from ..model.config import LossConfig, ModelConfig
+from ..model.config import LossConfig
+from ..model.options import METHOD_NAMES
 from ..model.token_config import FoadMfffConfig, SanfAdConfig
+from .recipes import CFLOW, FASTFLOW, SANFLOW
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,31 +44,6 @@ def _official() -> RunConfig:
             medium_width=(64, 254),
             circle_radius=(20, 30),
             jitter=0.2,
-        ),
-    )
-
-
-def _edge() -> RunConfig:
-    """Small enough to train and run on a 2-core PC; chosen in benchmarks/ablation.py."""
-    return RunConfig(
-        model=ModelConfig(
-            extractor="resnet18",
-            taps=(8, 16),
-            pools=(1,),
-            feature_scale="standard",
-            position_dim=64,
-            head_width=8,
-        ),
-        # Mostly good parts: the pooled level sees a part with an anomaly as a whole abnormal one.
-        synth=SynthConfig(quotas=(5, 1, 1, 1)),
-        optim=OptimConfig(
-            epochs=12,
-            sub_epochs=1,
-            learning_rate=1e-3,
-            warmup_meta_epochs=1,
-            positions=0.25,
-            updates=4,
-            feature_noise=0.1,
         ),
     )
 
@@ -97,36 +75,62 @@ def _foad_mfff() -> RunConfig:
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "sanflow": _sanflow,
     "official": _official,
-    "edge": _edge,
+    **SANFLOW,
+    **CFLOW,
+    **FASTFLOW,
     "sanf-ad": _sanf_ad,
     "foad-mfff": _foad_mfff,
 }
 
 
-def preset(name: str) -> RunConfig:
-    """The configuration called `name`; ConfigError names the known ones."""
+def preset(name: str | None = None, method: str | None = None) -> RunConfig:
+    """The configuration called `name`, or a method's own; ConfigError names the known ones.
+
+    With a method, `name` may leave it out: `edge` of `cflow` is `cflow-edge`.
+    """
+    if method is not None and method not in METHOD_NAMES:
+        raise ConfigError(f"method: unknown name {method!r}; {_hint(method, METHOD_NAMES)}")
+    if name is None:
+        return PRESETS[method or "sanflow"]()
+    if method is not None and f"{method}-{name}" in PRESETS:
+        return PRESETS[f"{method}-{name}"]()
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PRESETS)}"
-        raise ConfigError(f"preset: unknown name {name!r}; {hint}")
-    return PRESETS[name]()
+        raise ConfigError(f"preset: unknown name {name!r}; {_hint(name, PRESETS)}")
+    found = PRESETS[name]()
+    if method is not None and found.method != method:
+        own = [known for known, make in PRESETS.items() if make().method == method]
+        raise ConfigError(
+            f"preset: {name!r} is one of {found.method}, not of {method}; it has {', '.join(own)}"
+        )
+    return found
 
 
 def load_config(
-    base: str = "sanflow", toml: Path | None = None, overrides: Mapping[str, Any] | None = None
+    base: str | None = None,
+    toml: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    method: str | None = None,
 ) -> RunConfig:
     """A preset, then the values of a TOML file, then single fields ("optim.epochs": 5).
 
-    Raises ConfigError with the nearest name for an unknown field, with its path for a bad value.
+    Where `method` is not given, a `model.method` among the values chooses the presets. Raises
+    ConfigError with the nearest name for an unknown field, with its path for a bad value.
     """
-    values = schema.dump(preset(base))
-    if toml is not None:
-        _merge(values, _read(toml))
+    given = {} if toml is None else _read(toml)
     for name, value in (overrides or {}).items():
         for key in reversed(name.split(".")):
             value = {key: value}
-        _merge(values, value)
+        _merge(given, value)
+    model = given.get("model")
+    asked = model.get("method") if isinstance(model, Mapping) else None
+    values = schema.dump(preset(base, method or (asked if isinstance(asked, str) else None)))
+    _merge(values, given)
     return schema.load(RunConfig, values)
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,4 +148,4 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            into[key] = copy.deepcopy(value)
