@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from .data.config import DataConfig, SynthConfig
+from .data.config import DataConfig, SynthConfig, TextureConfig
 from .model.config import LossConfig, ModelConfig
 from .model.options import AnyConfig
 
@@ -74,6 +74,34 @@ class PretextConfig:
 
 
 @dataclass(frozen=True)
+class HybridConfig:
+    """CLS-CNF's classifier, which learns before the flows do (methods 7)."""
+
+    warmup_epochs: int = 850
+    """Passes over the training images in which the decoder learns alone."""
+    joint_epochs: int = 150
+    """Passes after them in which the extractor learns, too."""
+    sub_epochs: int = 10
+    """Passes per meta-epoch: the learning rate, a cosine, is set once per meta-epoch."""
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    batch: int = 32
+    validation: int = 64
+    """Training parts whose textured defects decide the weight of the classifier's map."""
+    textures: TextureConfig = field(default_factory=TextureConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.warmup_epochs, self.joint_epochs) < 0:
+            raise ValueError("warmup_epochs and joint_epochs must not be negative")
+        if self.warmup_epochs + self.joint_epochs < 1:
+            raise ValueError("warmup_epochs and joint_epochs: at least one pass in all")
+        if min(self.sub_epochs, self.batch, self.validation) < 1:
+            raise ValueError("sub_epochs, batch and validation must be positive")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ValueError("learning_rate must be positive, weight_decay not negative")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a user can choose about a run; stored in it unchanged."""
 
@@ -83,6 +111,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     pretext: PretextConfig = field(default_factory=PretextConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
     weights: str = "imagenet"
     """`imagenet` (torchvision's download), `none` (taught on the good images), or a file."""
 
@@ -94,6 +123,8 @@ class RunConfig:
             raise ValueError(
                 f"{name} trains whole images: optim.positions must be 1, optim.fibre 0"
             )
+        if self.hybrid != HybridConfig() and not model.classifies:
+            raise ValueError(f"{name} has no classifier: leave hybrid out")
         given, usual = self.loss, LossConfig()
         for option in fields(LossConfig):
             if option.name not in model.loss_fields and (

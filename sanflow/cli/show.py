@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PHASES = {
     "check": "checking images",
     "teach": "teaching the extractor",
+    "defects": "learning defects",
     "scale": "measuring features",
     "train": "training",
 }

@@ -39,16 +39,16 @@ def learned(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if not k.startswith(FROZEN)}
 
 
-def save(run: Path, checkpoint: Checkpoint) -> None:
+def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
     """Replace RUN/checkpoint.pt; after a power loss it is the old one or this one, whole."""
     # Not asdict: it would copy every tensor.
     values = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
-    replace_file(run / NAME, lambda part: torch.save(values, part))
+    replace_file(run / name, lambda part: torch.save(values, part))
 
 
-def load(run: Path) -> Checkpoint | None:
+def load(run: Path, name: str = NAME) -> Checkpoint | None:
     """RUN/checkpoint.pt on the CPU, None where there is none; InputError if it is not one."""
-    path = run / NAME
+    path = run / name
     if not path.is_file():
         return None
     try:

@@ -26,7 +26,7 @@ TENSORBOARD = "tensorboard"
 class Status:
     """One step of one phase; `loss`, `learning_rate` and `eta` (seconds) are set while training."""
 
-    phase: Literal["check", "teach", "scale", "train"]
+    phase: Literal["check", "teach", "defects", "scale", "train"]
     done: int
     """Images checked or measured, or steps taught or trained over the whole run."""
     total: int

@@ -20,8 +20,10 @@ from ..config import RunConfig
 from ..data.check import check_dataset
 from ..data.layout import Dataset, open_dataset
 from ..data.loader import epoch_batches, image_batches, steps_per_epoch
+from ..data.textures import texture_files
 from ..errors import DataError, InputError
 from ..imaging import PixelPath
+from ..model.cls_cnf import CLSCNF
 from ..model.extractor import Extractor
 from ..model.method import Method
 from ..model.methods import build
@@ -30,6 +32,7 @@ from ..run import Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
 from .distributed import Group, process_group
 from .folder import claim, continued_config, require_same_data
+from .hybrid import choose_weight, first_stage
 from .interrupt import interruptible
 from .journal import Journal
 from .log import Report, Status
@@ -61,6 +64,8 @@ def train(
     Raises DataError with the whole report when images are bad, InputError when `out` cannot be
     used, SanflowError when training diverges, Interrupted on Ctrl-C or SIGTERM.
     """
+    if config is not None and config.hybrid.textures.folder:
+        texture_files(config.hybrid.textures.folder)
     message = f"training stopped; finished epochs are kept in {out}, continue with --resume"
     with process_group() as group, interruptible(message):
         target = _device(device, group)
@@ -141,6 +146,10 @@ def _train(
 ) -> Run:
     """The epochs that are left; each is kept as soon as it is finished."""
     config, optim = run.config, run.config.optim
+    if isinstance(model, CLSCNF) and not model.taught:
+        good = _scale_batches(dataset, run.pixel_path, config, report)
+        group.share(lambda: first_stage(run, model, dataset, good, report))
+        group.align(model)
     steps = steps_per_epoch(len(dataset.train), config.synth, group.world)
     kept = checkpoint.load(run.path)
     precision = resolve(run.record.compute.precision, model.level_max.device)
@@ -164,6 +173,8 @@ def _train(
             )
             means = loop.epoch(epoch, batches, journal.step)
             journal.epoch(means, steps * group.world * sum(config.synth.quotas), started)
+    if isinstance(model, CLSCNF):
+        group.share(lambda: choose_weight(run, model, dataset, report))
     finished = replace(run.record, progress=Progress(optim.epochs, finished=True))
     return group.share(lambda: _finish(run.path, finished, model))
 
