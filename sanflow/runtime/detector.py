@@ -23,6 +23,7 @@ from ..errors import EngineError, ImageError, InputError
 from .ahead import ahead
 from .engine import Engine, Output
 from .registry import open_engine
+from .setting import Gpu
 
 Image = str | os.PathLike[str] | bytes | NDArray[Any]
 """A file's path or its bytes, or a camera's array; see `imaging.to_rgb8` for which arrays."""
@@ -58,6 +59,7 @@ class Detector:
         threads: int | None = None,
         *,
         precision: str | None = None,
+        gpu: Gpu | None = None,
     ) -> None:
         """Open the bundle (if it is a path) and an engine (unless an open one is given).
 
@@ -69,7 +71,7 @@ class Detector:
         self.engine = (
             engine
             if isinstance(engine, Engine)
-            else open_engine(self.bundle, engine, threads, precision=precision)
+            else open_engine(self.bundle, engine, threads, precision=precision, gpu=gpu)
         )
 
     def judge(self, image: Image) -> Result:

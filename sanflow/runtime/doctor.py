@@ -8,7 +8,6 @@ samples, which is the whole truth about whether this machine can judge with it.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from ..bundle import Bundle
 from ..errors import EngineError, ParityError, SanflowError
 from .machine import Machine, child_environment, default_threads, describe
 from .parity import replay_goldens
-from .registry import ENGINES, available_engines, install, installed, open_engine
+from .registry import ENGINES, available_engines, install, missing, open_engine
 from .tuned import location
 from .tuned import read as read_tuned
 
@@ -37,6 +36,7 @@ _PROBES = {
     "openvino": "import openvino as m; "
     "print(m.__version__.split('-')[0], 'on', ', '.join(m.Core().available_devices))",
     "tensorrt": "import tensorrt as m; print(m.__version__)",
+    "tensorrt_rtx": "import tensorrt_rtx as m; print(m.__version__)",
     "torch": "import torch as m; import torchvision, safetensors, scipy, sklearn, onnx; "
     "g = [m.cuda.get_device_name(i) for i in range(m.cuda.device_count())]; "
     "print(m.__version__, 'on', ', '.join(g) or 'the processor (no CUDA device)')",
@@ -135,15 +135,10 @@ def _machine(machine: Machine) -> Iterator[Check]:
 
 
 def _engine(name: str) -> Check:
-    reasons = [ENGINES[name].planned] if ENGINES[name].planned else []
-    if not installed(name):
-        reasons.append("not installed")
-    if name == "tensorrt" and not _nvidia():
-        reasons.append("no NVIDIA driver on this machine")
-    if not reasons:
-        return _probe("engine", name, name, name)
-    fix = install(name) if reasons == ["not installed"] else ""
-    return Check("engine", name, "missing", "; ".join(reasons), fix)
+    if why := missing(name):
+        detail, _, fix = why.partition(": ") if why.startswith("not installed") else (why, "", "")
+        return Check("engine", name, "missing", detail, fix)
+    return _probe("engine", name, ENGINES[name].package, name)
 
 
 def _training() -> Check:
@@ -240,10 +235,6 @@ def _failure(name: str, error: Exception) -> Check:
         return Check("bundle", name, "failed", str(error), code=error.exit_code)
     detail = f"unexpected {type(error).__name__}: {error}"
     return Check("bundle", name, "failed", detail, code=SanflowError.exit_code)
-
-
-def _nvidia() -> bool:
-    return shutil.which("nvidia-smi") is not None or os.path.exists("/proc/driver/nvidia/version")
 
 
 def _signal(number: int) -> str:

@@ -46,6 +46,8 @@ class Engine(ABC):
     graph: Graph
     """Which of a bundle's graphs it runs, hence which decision its scores have; whoever opens it
     from a bundle says so."""
+    note: str = ""
+    """What every result of this engine must say beside its name; empty if nothing."""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from .detector import Detector, Result, load, no_decision
 from .engine import Engine
 from .parity import replay_goldens
 from .records import LINES, OVERLAYS, SUMMARY, TABLE, Record, Summary, write_summary, writer
+from .setting import Gpu
 from .sources import Source, find
 
 Overlays = Literal["none", "ng", "all"]
@@ -46,6 +47,7 @@ def infer(
     engine: str | Engine | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    gpu: Gpu | None = None,
     limit: int | None = None,
     force: bool = False,
     progress: Callable[[Record], None] | None = None,
@@ -65,7 +67,7 @@ def infer(
     folder = Path(out)
     found = find(source, skip=folder)
     images = _not_empty(iter(found), source)
-    with Detector(bundle, engine, threads, precision=precision) as detector:
+    with Detector(bundle, engine, threads, precision=precision, gpu=gpu) as detector:
         _prove(detector)
         _prepare_folder(folder, found, force)
         summary = _summary(detector, found, source)
@@ -235,7 +237,9 @@ def _summary(detector: Detector, found: Source, source: str | os.PathLike[str]) 
 
 
 def _engine(detector: Detector) -> str:
-    return f"{detector.engine.name} {detector.engine.version}"
+    opened = detector.engine
+    note = f" ({opened.note})" if opened.note else ""
+    return f"{opened.name} {opened.version}{note}"
 
 
 def _iso(moment: datetime) -> str:

@@ -1,16 +1,18 @@
-"""ONNX Runtime behind the engine contract, on the CPU.
+"""ONNX Runtime behind the engine contract, on the CPU or, under another name, on an NVIDIA GPU.
 
 Settings, and why:
 - all graph optimisations: they run once, at opening, on a graph of fixed shapes;
 - no spinning, unless asked for: by default every thread burns a core between two parallel sections
   and after the last one, which starves whatever else the inspection PC does (decoding, the PLC
   link);
-- deterministic kernels, one operator at a time: the same bits on every call.
+- deterministic kernels, one operator at a time: the same bits on every call;
+- on the GPU no TF32, which would round FP32 products to 10 bits; and never the CPU in its place:
+  ONNX Runtime goes on without a provider that it cannot load, so the session is asked.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -21,12 +23,14 @@ from .engine import Engine, TensorSpec
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _ERRORS_ONLY = 3
+_CUDA = "CUDAExecutionProvider"
 
 
 class OrtEngine(Engine):
     """An ONNX graph in an onnxruntime session."""
 
     name = "onnxruntime"
+    providers: ClassVar[tuple[Any, ...]] = ("CPUExecutionProvider",)
 
     def __init__(
         self,
@@ -47,8 +51,9 @@ class OrtEngine(Engine):
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self._session: Any = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
+            graph, options, providers=list(self.providers)
         )
+        self._check_providers()
         super().__init__(
             onnxruntime.__version__,
             threads,
@@ -64,6 +69,37 @@ class OrtEngine(Engine):
 
     def _release(self) -> None:
         self._session = None
+
+    def _check_providers(self) -> None:
+        """Nothing to check: the CPU is always there."""
+
+
+class OrtCudaEngine(OrtEngine):
+    """The same on the first NVIDIA GPU."""
+
+    name = "onnxruntime-cuda"
+    providers: ClassVar[tuple[Any, ...]] = (
+        (_CUDA, {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}),
+        "CPUExecutionProvider",
+    )
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise EngineError(
+                "onnxruntime-cuda: the installed onnxruntime has no CUDA provider; remove it and "
+                'install the other one: pip uninstall onnxruntime, pip install "sanflow'
+                '[onnxruntime-cuda]"'
+            )
+        super().__init__(graph, threads)
+
+    def _check_providers(self) -> None:
+        used = self._session.get_providers()
+        if used[0] != _CUDA:
+            raise EngineError(
+                f"onnxruntime-cuda: CUDA could not be loaded, ONNX Runtime would compute with "
+                f"{', '.join(used)}; install CUDA and cuDNN of the versions that onnxruntime-gpu "
+                f"{onnxruntime.__version__} was built for, or use --engine onnxruntime"
+            )
 
 
 def _spec(node: Any) -> TensorSpec:

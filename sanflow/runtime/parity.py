@@ -23,6 +23,7 @@ from ..imaging import pixel_sha256
 from .comparison import Case, Comparison, Errors, compare
 from .engine import Engine
 from .registry import available_engines, open_engine
+from .setting import Gpu
 
 Reference = Callable[[NDArray[np.uint8]], tuple[float, NDArray[np.float32]]]
 """PyTorch: model input (H, W, 3) -> raw score and anomaly map (H, W)."""
@@ -104,6 +105,7 @@ def verify(
     *,
     threads: int | None = None,
     precision: str | None = None,
+    gpu: Gpu | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Compare engines with PyTorch on the goldens and on the image files `data`.
@@ -127,7 +129,7 @@ def verify(
     comparisons: list[Comparison] = []
     skipped: dict[str, str] = {}
     for name, chosen in pairs:
-        with open_engine(bundle, name, threads, precision=chosen) as opened:
+        with open_engine(bundle, name, threads, precision=chosen, gpu=gpu) as opened:
             comparisons.append(replay_goldens(opened, bundle, step))
             if data:
                 cases = _own(bundle, data, reference, skipped, step)

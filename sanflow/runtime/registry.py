@@ -1,12 +1,14 @@
 """Which engines there are, which of them this machine has, and opening a bundle with one.
 
 Engines are imported only when one is opened, each in its own file: `import sanflow.runtime` works
-on a machine that has none.
+on a machine that has none. An engine on the GPU counts as there only if a GPU answers; one that is
+asked for by name is opened or refused, and nothing else steps in.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from ..bundle import Bundle, Graph
 from ..bundle.manifest import Target, Tensor
 from ..errors import EngineError, InputError, SanflowError
 from .engine import Engine, TensorSpec, in_one_line
+from .gpu import no_gpu
 from .machine import default_threads
-from .setting import Setting
+from .setting import Gpu, Setting
+from .trt.messages import explain
 from .tuned import tuned_setting
 
 OpenFiles = Callable[[list[bytes], Setting], Engine]
@@ -50,8 +54,16 @@ def _openvino(files: list[bytes], setting: Setting) -> Engine:
     )
 
 
+def _onnxruntime_cuda(files: list[bytes], setting: Setting) -> Engine:
+    from .ort import OrtCudaEngine
+
+    return OrtCudaEngine(files[0], setting.threads)
+
+
 def _tensorrt(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
-    raise EngineError(f"tensorrt: {missing('tensorrt')}")
+    from .trt.ladder import open_tensorrt
+
+    return open_tensorrt(bundle, graph, setting)
 
 
 def _reading(open_files: OpenFiles) -> Load:
@@ -65,22 +77,37 @@ def _reading(open_files: OpenFiles) -> Load:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One entry of the registry; the entry's key is also the name of the package and the extra."""
+    """One entry of the registry; the entry's key is also the name of the extra."""
 
     targets: tuple[str, ...]
-    """The bundle targets it reads."""
+    """The bundle targets it reads, its own first."""
     load: Load
+    package: str
+    """What Python imports."""
     open_files: OpenFiles | None = None
     """Opens a graph that is in no bundle yet; None where a plan has to be built first."""
-    planned: str = ""
-    """Why this version cannot open it, whatever is installed."""
+    gpu: bool = False
+    """Whether it computes on an NVIDIA GPU."""
+    distribution: str = ""
+    """What pip installs, where the package alone does not tell."""
 
 
 ENGINES: dict[str, EngineKind] = {
-    "onnxruntime": EngineKind(("onnx", "tensorrt"), _reading(_onnxruntime), _onnxruntime),
-    "openvino": EngineKind(("openvino", "onnx", "tensorrt"), _reading(_openvino), _openvino),
-    "tensorrt": EngineKind(
-        ("tensorrt",), _tensorrt, planned="this version of sanflow has no TensorRT engine yet"
+    "onnxruntime": EngineKind(
+        ("onnx", "tensorrt"), _reading(_onnxruntime), "onnxruntime", _onnxruntime
+    ),
+    "openvino": EngineKind(
+        ("openvino", "onnx", "tensorrt"), _reading(_openvino), "openvino", _openvino
+    ),
+    "tensorrt": EngineKind(("tensorrt",), _tensorrt, "tensorrt", gpu=True),
+    "tensorrt-rtx": EngineKind(("tensorrt",), _tensorrt, "tensorrt_rtx", gpu=True),
+    "onnxruntime-cuda": EngineKind(
+        ("onnx", "tensorrt"),
+        _reading(_onnxruntime_cuda),
+        "onnxruntime",
+        _onnxruntime_cuda,
+        gpu=True,
+        distribution="onnxruntime-gpu",
     ),
 }
 
@@ -93,13 +120,24 @@ def available_engines(target: str | None = None) -> tuple[str, ...]:
 
 def missing(name: str) -> str:
     """What keeps this engine from being opened here, with what to do; empty if nothing does."""
-    absent = "" if installed(name) else f"not installed: {install(name)}"
-    return "; ".join(filter(None, (ENGINES[name].planned, absent)))
+    kind = ENGINES[name]
+    if not (installed(kind.package) and _distributed(kind.distribution)):
+        if "tensorrt" in kind.targets[0]:
+            return explain(f"{kind.package} not installed")
+        return f"not installed: {install(name)}"
+    return explain(no_gpu()) if kind.gpu else ""
 
 
 def installed(package: str) -> bool:
     """Whether Python would find the package; it is not imported."""
     return importlib.util.find_spec(package) is not None
+
+
+def _distributed(name: str) -> bool:
+    try:
+        return not name or bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def install(extra: str) -> str:
@@ -113,28 +151,39 @@ def open_engine(
     threads: int | None = None,
     *,
     precision: str | None = None,
+    gpu: Gpu | None = None,
     setting: Setting | None = None,
 ) -> Engine:
     """Load a graph of the bundle into an engine, as tuned on this machine unless anything is given.
 
     Without a `precision` it is the preferred graph. Without a name, and not tuned, it is the first
     engine that reads the bundle; `threads` defaults to the physical cores this process may use;
-    `setting` says everything of the engine. Raises InputError for an unknown name or precision,
+    `gpu` is for engines on a GPU; `setting` says everything of the engine. Raises InputError for an
+    unknown name or precision,
     EngineError if the engine is missing, does not read this target, or refuses the graph,
     BundleError if a file changed since the bundle was opened.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}, expected at least 1")
     graph = bundle.manifest.graph(precision)
-    if setting is None and name is None and threads is None and graph is bundle.manifest.graph():
+    as_tuned = name is None and threads is None and gpu is None
+    if setting is None and as_tuned and graph is bundle.manifest.graph():
         setting = tuned_setting(bundle)
-    return _open(bundle, graph, setting or default_setting(bundle.manifest.target, name, threads))
+    return _open(
+        bundle, graph, setting or default_setting(bundle.manifest.target, name, threads, gpu)
+    )
 
 
-def default_setting(target: Target, name: str | None = None, threads: int | None = None) -> Setting:
+def default_setting(
+    target: Target,
+    name: str | None = None,
+    threads: int | None = None,
+    gpu: Gpu | None = None,
+) -> Setting:
     """What an untuned machine opens: the first engine that reads it, one inference at a time."""
     chosen = _choose(target) if name is None else _known(name)
-    return Setting(chosen, threads or default_threads())
+    usual = 1 if ENGINES[chosen].gpu else default_threads()
+    return Setting(chosen, threads or usual, gpu=gpu or Gpu())
 
 
 def _open(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
@@ -191,12 +240,18 @@ def _spec(tensor: Tensor) -> TensorSpec:
 
 
 def _choose(target: Target) -> str:
-    found = available_engines(target)
-    if not found:
-        # The target's own engine, for the command that installs it.
-        own = "onnxruntime" if target == "onnx" else target
-        raise EngineError(f"no engine for this {target} bundle: {own}: {missing(own)}")
-    return found[0]
+    """The target's own engine if it is there, else another that reads it.
+
+    Never the CPU in place of a GPU: where one answers, a tensorrt bundle is for it.
+    """
+    reading = [name for name, kind in ENGINES.items() if target in kind.targets]
+    own = [name for name in reading if ENGINES[name].targets[0] == target]
+    if target == "tensorrt" and not no_gpu():
+        reading = own
+    for name in sorted(reading, key=lambda name: name not in own):
+        if not missing(name):
+            return name
+    raise EngineError(f"no engine for this {target} bundle: {own[0]}: {missing(own[0])}")
 
 
 def _known(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How an engine is set up on one machine: what changes its speed and never a score."""
+"""How an engine is set up on one machine: what changes its speed, and, if asked for, its graph."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Cores = Literal["auto", "performance", "efficient"]
+CudaChoice = Literal["auto", "cuda-python", "pycuda"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a user may ask of the engines on a GPU."""
+
+    cuda_backend: CudaChoice = "auto"
+    """The Python package for CUDA memory; `auto` is cuda-python, else pycuda."""
+    allow_fallback: bool = False
+    """TensorRT: where the asked precision fails, the next higher one steps in and says so."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,9 @@ class Setting:
     """ONNX Runtime: idle threads wait busily, which is quicker and burns a core."""
     parallel: bool = False
     """ONNX Runtime: independent operators run at the same time."""
+    gpu: Gpu = Gpu()
+    cuda_graphs: bool = True
+    """TensorRT: the whole inference is launched as one recorded graph, where that is possible."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -45,4 +59,6 @@ class Setting:
         if self.cores != "auto":
             words.append(f"{self.cores} cores")
         words += [name for name in ("pinned", "spinning", "parallel") if getattr(self, name)]
+        if not self.cuda_graphs:
+            words.append("no CUDA graphs")
         return ", ".join(words)

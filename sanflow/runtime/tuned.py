@@ -10,9 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
-import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +17,7 @@ from typing import Final, Literal
 from .. import schema
 from ..bundle import Bundle
 from ..errors import ConfigError
+from . import private
 from .machine import describe
 from .setting import Setting
 
@@ -75,7 +73,7 @@ def read(bundle: Bundle) -> tuple[Tuned | None, str]:
     """The stored tuning, or None and why it is not used (empty if there is none)."""
     path = location(bundle)
     try:
-        data = _read(path)
+        data = private.read(path, MAX_BYTES)
     except FileNotFoundError:
         return None, ""
     except OSError as error:
@@ -92,43 +90,14 @@ def read(bundle: Bundle) -> tuple[Tuned | None, str]:
 def write(bundle: Bundle, tuned: Tuned) -> Path:
     """Store a tuning for this user in one atomic step; OSError if that cannot be done."""
     path = location(bundle)
-    if not path.is_absolute():
-        raise OSError(0, "this user has no home folder; set XDG_CACHE_HOME")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f".{FILE}.{secrets.token_hex(4)}.tmp")
-    text = json.dumps(schema.dump(tuned), indent=1) + "\n"
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    private.make_folder(path.parent)
+    private.write(path, (json.dumps(schema.dump(tuned), indent=1) + "\n").encode())
     return path
 
 
 def location(bundle: Bundle) -> Path:
     """Where this bundle's tuning lies: below `$XDG_CACHE_HOME`, or ~/.cache."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification has a relative path ignored.
-    base = given if given.is_absolute() else Path(os.path.expanduser("~/.cache"))
-    return base / "sanflow" / bundle.manifest.digest / FILE
-
-
-def _read(path: Path) -> bytes:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise OSError(0, "not a small regular file")
-        if hasattr(os, "getuid") and (
-            status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        ):
-            raise OSError(0, "others may write to it")
-        return file.read(MAX_BYTES)
+    return private.cache_root() / bundle.manifest.digest / FILE
 
 
 def _versions() -> dict[str, str]:

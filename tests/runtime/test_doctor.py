@@ -37,7 +37,7 @@ def test_a_machine_with_engines_is_ready() -> None:
     assert check(report, "training", "PyTorch").status == "ok"
     tensorrt = check(report, "engine", "tensorrt")
     assert tensorrt.status == "missing"
-    assert "no TensorRT engine yet" in tensorrt.detail
+    assert "sudo apt install python3-libnvinfer" in tensorrt.detail
     for name in ("system", "processor", "instructions", "memory"):
         assert check(report, "machine", name).detail
 
@@ -91,7 +91,6 @@ def test_without_any_engine_there_is_a_command_and_a_code(
     monkeypatch: pytest.MonkeyPatch, make_bundle: MakeBundle
 ) -> None:
     bundle = make_bundle()
-    monkeypatch.setattr(module, "installed", lambda package: False)
     monkeypatch.setattr(module, "available_engines", lambda target: ())
     monkeypatch.setattr("sanflow.runtime.registry.installed", lambda package: False)
     report = doctor()

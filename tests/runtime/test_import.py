@@ -17,7 +17,8 @@ import sanflow.runtime.infer, sanflow.runtime.bench, sanflow.runtime.doctor
 print(json.dumps([seconds, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "scipy", "sklearn",
-         "matplotlib", "pandas", "jinja2", "safetensors", "PIL"}  # fmt: skip
+         "matplotlib", "pandas", "jinja2", "safetensors", "PIL",
+         "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "filelock"}  # fmt: skip
 
 
 def fresh() -> tuple[float, set[str]]:

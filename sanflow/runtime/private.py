@@ -1,0 +1,72 @@
+"""Files that belong to this user alone: caches of tuned settings and of TensorRT plans.
+
+What lies here is trusted later, a plan even with native code in it, so a file or folder that
+somebody else owns or may write to is refused, and a link is never followed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def cache_root() -> Path:
+    """This package's folder below `$XDG_CACHE_HOME`, or ~/.cache."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification has a relative path ignored.
+    base = given if given.is_absolute() else Path(os.path.expanduser("~/.cache"))
+    return base / "sanflow"
+
+
+def make_folder(path: Path) -> None:
+    """Create the folder for this user alone; OSError if it is, or would be, somebody else's."""
+    if not path.is_absolute():
+        raise OSError(0, "this user has no home folder; set XDG_CACHE_HOME")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = os.stat(path)
+    _require_own(status, stat.S_ISDIR(status.st_mode), "a folder")
+
+
+def read(path: Path, limit: int) -> bytes:
+    """The file, at most `limit` bytes; OSError if it is not a plain file of this user alone."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        right_kind = stat.S_ISREG(status.st_mode) and status.st_size <= limit
+        _require_own(status, right_kind, "a small regular file")
+        return file.read(limit)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write the whole file in one atomic step, readable by this user only."""
+    with staged(path) as part:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` at the end, or is removed on an error."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _require_own(status: os.stat_result, right_kind: bool, expected: str) -> None:
+    if not right_kind:
+        raise OSError(0, f"not {expected}")
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & _OTHERS):
+        raise OSError(0, "others may write to it")

@@ -1,0 +1,118 @@
+"""A GPU made of host memory (fakecuda.c) and a TensorRT that computes with ONNX Runtime (site/)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sanflow.bundle import Bundle
+from sanflow.runtime.setting import Setting
+
+from ..conftest import MakeBundle, network
+
+HERE = Path(__file__).parent
+SITE = HERE / "site"
+KINDS = ("device memory", "host memory", "streams", "graphs", "execs", "contexts")
+VERSIONS = ("10.3.0", "10.16.1", "11.4.0")
+
+
+@dataclass(frozen=True)
+class FakeCuda:
+    """The fake driver, and what it counted."""
+
+    library: Any
+
+    def live(self) -> dict[str, int]:
+        """What is allocated and not given back, by kind; nothing of it is left out."""
+        counts = {kind: self.library.fakecuda_live(i) for i, kind in enumerate(KINDS)}
+        return {kind: count for kind, count in counts.items() if count}
+
+    @property
+    def misuse(self) -> int:
+        """Calls that a real driver answers with an error or a crash."""
+        return int(self.library.fakecuda_misuse())
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
+    """fakecuda.c, compiled and loaded under the name by which every package looks for CUDA."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("the fake driver needs Linux and a C compiler")
+    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    command = [compiler, "-O1", "-Wall", "-Wno-unused-parameter", "-shared", "-fPIC"]
+    command += ["-Wl,-soname,libcuda.so.1", "-o", str(library), str(HERE / "fakecuda.c")]
+    subprocess.run([*command, "-ldl", "-lpthread"], check=True)
+    loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    loaded.fakecuda_live.restype = ctypes.c_long
+    loaded.fakecuda_misuse.restype = ctypes.c_long
+    return FakeCuda(loaded)
+
+
+@pytest.fixture
+def gpu(fake_driver: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A GPU that answers; at the end nothing may be left on it, nor was it ever misused."""
+    monkeypatch.setenv("FAKECUDA", "1")
+    before, misused = fake_driver.live(), fake_driver.misuse
+    yield fake_driver
+    after = fake_driver.live()
+    # pycuda retains the primary context once per process and keeps it.
+    after.pop("contexts", None)
+    before.pop("contexts", None)
+    assert after == before
+    assert fake_driver.misuse == misused
+
+
+@pytest.fixture
+def standin(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Puts the stand-in `tensorrt` of a version, and its faults, before this and child processes.
+
+    Plans are cached in a folder of the test's own.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(SITE))
+    paths = [str(SITE), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+    def play(version: str = "10.3.0", *faults: str) -> None:
+        monkeypatch.setenv("STANDIN_VERSION", version)
+        monkeypatch.setenv("STANDIN_FAULT", ",".join(faults))
+        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+    play()
+    yield play
+    sys.modules.pop("tensorrt", None)
+
+
+Trt = Callable[..., Bundle]
+
+
+@pytest.fixture
+def trt_bundle(make_bundle: MakeBundle) -> Trt:
+    """A tensorrt bundle; its graphs below FP32 are marked for the stand-in's faults."""
+
+    def make(*precisions: str, **changes: Any) -> Bundle:
+        model = network(changes.pop("batch", 1))
+        return make_bundle(
+            target="tensorrt",
+            batch=model.graph.input[0].type.tensor_type.shape.dim[0].dim_value,
+            graph=model,
+            precisions=precisions or ("fp32",),
+            **changes,
+        )
+
+    return make
+
+
+def setting(**changes: Any) -> Setting:
+    """The setting of one inference at a time with TensorRT."""
+    return Setting(**{"engine": "tensorrt", "threads": 1, **changes})
