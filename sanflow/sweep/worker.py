@@ -31,7 +31,7 @@ def main(path: str) -> int:
         with locked(folder.path / "cell.lock", busy, _ORPHANS):
             if folder.result is None:
                 folder.begin()
-                from .cell import run_cell  # imports torch, which takes seconds
+                from .cell import run_cell  # here, so that a missing package fails the cell
 
                 run_cell(folder, lambda line: print(line, flush=True))
     except Interrupted as error:

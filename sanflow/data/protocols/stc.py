@@ -143,8 +143,7 @@ def _test_clip(path: Path, testing: Path, scene: Path) -> Iterator[tuple[str, st
         if label:
             truth = scene / "ground_truth" / kind / f"{name}_mask.png"
             truth.parent.mkdir(parents=True, exist_ok=True)
-            white = np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, axis=2)
-            truth.write_bytes(encode_png(white))
+            truth.write_bytes(encode_png(np.where(mask > 0, np.uint8(255), np.uint8(0))))
 
 
 def _load(path: Path, dimensions: int) -> NDArray[Any]:

@@ -1,0 +1,156 @@
+"""A sweep's file becomes cells, or one message says what is wrong, and nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sanflow.cli import app
+from sanflow.errors import ConfigError, DataError, InputError
+from sanflow.imaging import read, write_png
+from sanflow.sweep.config import Sweep, read_sweep
+from sanflow.sweep.plan import check_data, plan
+from sanflow.sweep.settings import paper_settings
+
+
+def changed(toml: Path, old: str, new: str) -> Path:
+    """The sweep's file with a passage replaced."""
+    text = toml.read_text("utf-8")
+    assert old in text
+    toml.write_text(text.replace(old, new), "utf-8")
+    return toml
+
+
+def test_cells_are_all_combinations_with_every_choice(toml: Path) -> None:
+    changed(toml, 'presets = ["edge"]', 'presets = ["edge", "sanflow"]')
+    cells = plan(read_sweep(toml))
+    assert [cell.name for cell in cells] == [
+        f"sanflow-{preset}-parts-seed{seed}" for preset in ("edge", "sanflow") for seed in (0, 1)
+    ]
+    assert [cell.config.optim.seed for cell in cells] == [0, 1, 0, 1]
+    assert {cell.config.model.height for cell in cells} == {64}
+    assert [cell.config.model.extractor for cell in cells] == ["resnet18"] * 2 + [
+        "wide_resnet50_2"
+    ] * 2
+
+
+def test_a_method_may_have_its_own_fields(toml: Path) -> None:
+    toml.write_text(toml.read_text("utf-8") + "[set_for.sanflow.optim]\nepochs = 7\n", "utf-8")
+    assert {cell.config.optim.epochs for cell in plan(read_sweep(toml))} == {7}
+
+
+def test_paths_begin_at_the_file(toml: Path) -> None:
+    changed(toml, 'weights = "none"', 'weights = "weights/r18.pth"')
+    assert {cell.config.weights for cell in plan(read_sweep(toml))} == {
+        str(toml.parent / "weights" / "r18.pth")
+    }
+
+
+def test_every_category_of_a_public_data_set(parts: Path, toml: Path, tmp_path: Path) -> None:
+    for name in ("bottle", "screw"):
+        shutil.copytree(parts, tmp_path / "mvtec" / name)
+    changed(toml, f'root = "{parts.as_posix()}"', 'root = "mvtec"\nlayout = "mvtec-ad"')
+    names = [cell.name for cell in plan(read_sweep(toml))]
+    assert names == [
+        f"sanflow-edge-parts-{name}-seed{seed}" for name in ("bottle", "screw") for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds .* holds a value twice"),
+        ("seeds = [0, 1]", "seeds = []", "seeds is empty"),
+        ("seeds = [0, 1]", "sedes = [0]", "unknown field 'sedes'; did you mean 'seeds'"),
+        ('"edge"', '"edgy"', "unknown name 'edgy'; did you mean 'edge'"),
+        ("epochs = 2", "epoch = 2", "unknown field 'epoch'; did you mean 'epochs'"),
+        ("epochs = 2", "epochs = 0", "epochs"),
+        ("[set]", "[set_for.sanflwo]", "set_for.sanflwo: expected a table for one of the methods"),
+        ("seeds = [0, 1]", "seeds = [0, 1", "not a TOML file"),
+    ],
+)
+def test_a_bad_value_is_named(toml: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(read_sweep(changed(toml, old, new)))
+
+
+def test_a_missing_category(toml: Path, parts: Path) -> None:
+    changed(toml, 'name = "parts"', 'name = "parts"\ncategories = ["screw"]')
+    with pytest.raises(DataError, match="no data set in MVTec AD layout"):
+        plan(read_sweep(toml))
+
+
+def test_an_empty_class(toml: Path, parts: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name, source in (("cat", "train"), ("dog", "calibrate")):
+            shutil.copytree(parts / source / "good", tmp_path / "pets" / split / name)
+    changed(toml, f'root = "{parts.as_posix()}"', 'root = "pets"\nlayout = "classes"')
+    assert len(plan(read_sweep(toml))) == 4
+    for path in (tmp_path / "pets" / "test" / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no images of the class dog"):
+        plan(read_sweep(toml))
+
+
+def test_data_without_defects_measures_nothing(toml: Path, parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(parts / "train" / "good", tmp_path / "good")
+    changed(toml, f'root = "{parts.as_posix()}"', 'root = "good"')
+    with pytest.raises(DataError, match="parts has no good test images"):
+        plan(read_sweep(toml))
+
+
+def test_two_data_sets_of_one_name(toml: Path) -> None:
+    text = toml.read_text("utf-8")
+    entry = text[text.index("[[data]]") : text.index("[set]")]
+    toml.write_text(text.replace(entry, entry + entry.replace("parts/", "parts/")), "utf-8")
+    with pytest.raises(ConfigError, match=r"holds a value twice|give each its own name"):
+        plan(read_sweep(toml))
+
+
+def test_a_mask_of_another_size_stops_before_anything_is_written(
+    toml: Path, parts: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(parts, tmp_path / "mine")
+    mask = mine / "ground_truth" / "dent" / "001_mask.png"
+    write_png(mask, read(mask)[:32])
+    changed(toml, parts.as_posix(), "mine")
+    with pytest.raises(DataError, match="the mask is 64x32, its image 64x64"):
+        check_data(plan(read_sweep(toml)))
+    done = CliRunner().invoke(app, ["sweep", str(toml), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "the mask is 64x32" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_may_be_left_out(toml: Path, parts: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(parts, tmp_path / "mine")
+    (mine / "train" / "good" / "000.png").write_bytes(b"")
+    changed(toml, f'{parts.as_posix()}"', 'mine"\nskip_bad = true')
+    check_data(plan(read_sweep(toml)))
+
+
+def test_settings_of_the_papers() -> None:
+    sizes = {c: paper_settings("mvtec-ad", "cflow", c)["model.height"] for c in ("grid", "pill")}
+    assert sizes == {"grid": 512, "pill": 256}
+    with pytest.raises(ConfigError, match="none are known of sanflow on visa"):
+        paper_settings("visa", "sanflow", "pcb1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "slurm"], "expected local or ray"),
+        (["--address", "auto"], "give --engine ray with it"),
+        (["--out", "{file}"], "is a file"),
+        (["--out", "{folder}"], "holds files but no sweep"),
+    ],
+)
+def test_a_bad_option(toml: Path, tiny: Sweep, words: list[str], message: str) -> None:
+    places = {"file": str(toml), "folder": str(toml.parent)}
+    given = [word.format(**places) for word in words]
+    done = CliRunner().invoke(app, ["sweep", str(toml), *given])
+    assert done.exit_code == InputError.exit_code, done.output
+    assert message in " ".join(done.stderr.split())
