@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..imaging import Roi
+from .foreground import Foreground
 
 Layout = Literal[
     "auto", "mvtec", "folder", "csv", "mvtec-ad", "visa", "btad", "mtd", "stc", "classes"
@@ -58,3 +59,38 @@ class SynthConfig:
                 raise ValueError(f"{name} ({low}, {high}) must be within 1..256, low before high")
         if self.jitter < 0 or self.blur < 0 or self.rotation < 0:
             raise ValueError("jitter, rotation and blur must not be negative")
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Synthetic defects of textures (methods 7)."""
+
+    folder: str = ""
+    """Of pictures whose content is blended in, such as a texture data set's; empty: none."""
+    own: float = 0.5
+    """Share of defects whose content comes from another good part instead."""
+    grains: int = 6
+    """Noise has 2^0 to 2^(grains - 1) cells along each axis."""
+    threshold: float = 0.5
+    """Blots are where the noise exceeds this."""
+    most_kept: float = 0.8
+    """How much of the part may shine through a blot, drawn evenly from 0 on."""
+    share: float = 1.0
+    """Of images that get a defect."""
+    foreground: Foreground = "all"
+    """Where defects may lie: `dark` or `bright` parts are told from their background by Otsu's
+    threshold; `all` for textures and for parts that fill the picture."""
+    fill_holes: bool = True
+    """Whether what the part surrounds counts as part of it."""
+    label: Literal["absolute", "signed"] = "absolute"
+    """How a change of brightness becomes a soft label; `signed` as published: defects that darken
+    then get labels below one half."""
+
+    def __post_init__(self) -> None:
+        for name in ("own", "most_kept", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be in 0 .. 1")
+        if not 1 <= self.grains <= 8 or not -1 < self.threshold < 1:
+            raise ValueError(
+                f"grains {self.grains} must be in 1 .. 8, threshold {self.threshold} in -1 .. 1"
+            )
