@@ -6,18 +6,18 @@ import copy
 import difflib
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import schema
-from ..config import OptimConfig, RunConfig
+from ..config import RunConfig
 from ..data.config import SynthConfig
 from ..errors import ConfigError
 from ..model.config import LossConfig
 from ..model.options import METHOD_NAMES
-from ..model.token_config import FoadMfffConfig, SanfAdConfig
+from .cls_recipes import CLS_CNF
 from .recipes import CFLOW, FASTFLOW, SANFLOW
+from .token_recipes import TOKENS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,38 +48,14 @@ def _official() -> RunConfig:
     )
 
 
-_TOKENS = OptimConfig(
-    epochs=60,
-    sub_epochs=1,
-    learning_rate=5e-5,
-    warmup_meta_epochs=0,
-    decay="none",
-    betas=(0.8, 0.8),
-    epsilon=1e-4,
-    weight_decay=1e-5,
-)
-"""Of the image-level methods (methods 5); how many epochs they had is not published."""
-
-
-def _sanf_ad() -> RunConfig:
-    """SANF-AD with four couplings on ViT-B/16 at 384 pixels, the tokens in their places."""
-    synth = SynthConfig(enabled=False, quotas=(32, 0, 0, 0))
-    return RunConfig(model=SanfAdConfig(), synth=synth, optim=_TOKENS)
-
-
-def _foad_mfff() -> RunConfig:
-    """FOAD-MFFF, otherwise as SANF-AD."""
-    return replace(_sanf_ad(), model=FoadMfffConfig())
-
-
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "sanflow": _sanflow,
     "official": _official,
     **SANFLOW,
     **CFLOW,
     **FASTFLOW,
-    "sanf-ad": _sanf_ad,
-    "foad-mfff": _foad_mfff,
+    **TOKENS,
+    **CLS_CNF,
 }
 
 
