@@ -11,7 +11,7 @@ from .. import schema
 from . import show
 from .app import app
 from .line import PANEL, UNDECIDED
-from .options import BundleArgument, EngineOption, JsonOption, ThreadsOption
+from .options import BundleArgument, EngineOption, JsonOption, PrecisionOption, ThreadsOption
 
 
 @app.command(rich_help_panel=PANEL)
@@ -33,6 +33,7 @@ def run(
     ] = Path("station"),
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge every part on a line: exactly one verdict each, in order, by its deadline.
@@ -51,6 +52,7 @@ def run(
         out=out,
         engine=engine,
         threads=threads,
+        precision=precision,
         told=show.station,
     )
     if as_json:

@@ -28,6 +28,7 @@ def run_station(
     out: str | os.PathLike[str] = "station",
     engine: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     told: Callable[[StationState], None] = lambda state: None,
 ) -> Tally:
     """Judge parts until SIGTERM, SIGINT, or the end of a source that has one.
@@ -53,7 +54,7 @@ def run_station(
         bundle,
         found,
         folder,
-        prove=lambda path: prove(path, engine, threads),
+        prove=lambda path: prove(path, engine, threads, precision=precision),
         make_source=lambda: open_source(found.source.uri),
         outputs=make_outputs(wanted, site, fast=True),
         slow=slow or found.monitor is not None,

@@ -1,8 +1,9 @@
 """A camera's own thread: open, read, hand over, and open again when it was lost.
 
 Whatever a driver does, it does it here. A call that does not come back is left behind together with
-its thread, and a new thread opens the source anew; frames that the old one still delivers are not
-looked at. Between attempts the wait doubles, from a quarter of a second to five.
+its thread, and a new thread opens the source anew; a frame that the old one still delivers is a
+reject, for what it shows has long gone by. Between attempts the wait doubles, from a quarter of a
+second to five.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from .frame import Frame, missed
@@ -138,6 +140,8 @@ class Grabber:
                 continue
             frame = self._call(lambda: source.read(READ))
             if self._abandoned:
+                if frame is not None:
+                    self._sink.frame(_stale(frame), source)
                 return
             if frame is None:
                 self._check_silence(heard)
@@ -146,8 +150,7 @@ class Grabber:
             if before is not None:
                 if repeated(before, frame):
                     detail = f"the source handed over its frame {frame.sequence} twice"
-                    frame = Frame(None, "no_image", frame.received, frame.triggered, detail=detail)
-                    self._sink.frame(frame, source)
+                    self._sink.frame(_without_picture(frame, detail), source)
                     continue
                 if 0 < (count := missed(before, frame)) <= MOST_MISSED:
                     self._sink.missed(count, frame, source)
@@ -209,6 +212,14 @@ class Grabber:
 
     def _leave(self) -> None:
         self.since = None
+
+
+def _without_picture(frame: Frame, detail: str) -> Frame:
+    return replace(frame, image=None, status="no_image", detail=detail)
+
+
+def _stale(frame: Frame) -> Frame:
+    return _without_picture(frame, "it came after its source was given up")
 
 
 def repeated(before: Frame, after: Frame) -> bool:

@@ -36,7 +36,8 @@ class Recorder:
         self._rows: deque[PartResult] = deque()
         self._pictures: deque[tuple[PartResult, Picture]] = deque(maxlen=PICTURES)
         self._changed = threading.Condition(threading.Lock())
-        self._closing = False
+        self._until: float | None = None
+        """When closing: the moment at which a disk that takes nothing is given up."""
         self.lost = 0
         """Rows that no disk took in time."""
         self.trouble = ""
@@ -71,7 +72,7 @@ class Recorder:
     def close(self, timeout: float = 5.0) -> None:
         """Write what can be written within `timeout` seconds, and end."""
         with self._changed:
-            self._closing = True
+            self._until = time.monotonic() + timeout
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join(timeout)
@@ -80,17 +81,17 @@ class Recorder:
         synced = time.monotonic()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._rows or self._closing, SYNC)
+                self._changed.wait_for(lambda: self._rows or self._until is not None, SYNC)
                 rows, pictures = list(self._rows), list(self._pictures)
                 self._pictures.clear()
-                if self._closing and not rows:
+                if self._until is not None and not rows:
                     break
             # Pictures first: whoever reads the row finds the picture there.
             for result, picture in pictures:
                 if self.ring is not None:
                     self.ring.write(result.result, life(result), picture)
             if rows and not self._write(rows):
-                if self._closing:
+                if self._until is not None and time.monotonic() + AGAIN > self._until:
                     break
                 time.sleep(AGAIN)
             elif time.monotonic() - synced >= SYNC:

@@ -75,14 +75,18 @@ class Judge:
 
 
 def prove(
-    path: str | os.PathLike[str], engine: str | None = None, threads: int | None = None
+    path: str | os.PathLike[str],
+    engine: str | None = None,
+    threads: int | None = None,
+    *,
+    precision: str | None = None,
 ) -> Judge:
-    """Open a bundle and an engine, and prove it.
+    """Open a bundle and an engine, and prove it; the choices are those of `open_engine`.
 
     Raises BundleError, EngineError, InputError, or ParityError if a golden sample comes out wrong.
     """
     bundle = Bundle.open(path)
-    opened = open_engine(bundle, engine, threads)
+    opened = open_engine(bundle, engine, threads, precision=precision)
     try:
         return Judge(bundle, opened)
     except BaseException:

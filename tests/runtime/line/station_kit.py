@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanflow.bundle import Bundle
-from sanflow.runtime.line import config
+from sanflow.runtime.line.config import LineConfig, load
 from sanflow.runtime.line.output import Output, Picture, StationState
 from sanflow.runtime.line.result import PartResult
 from sanflow.runtime.line.source import Source
@@ -40,10 +40,12 @@ class Collector(Output):
         self.closed.set()
 
 
-def line(**flags: Any) -> config.LineConfig:
+def line(folder: Path, toml: str = "", **flags: Any) -> LineConfig:
     """A configuration; `deadline` and other [line] fields by their names, `source__...` others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "line.toml").write_text(toml)
     named = {k if "__" in k else f"line__{k}": v for k, v in flags.items()}
-    return config.load(None, **{"line__deadline": "2s", "source__uri": "sim:", **named})
+    return load(folder / "line.toml", **{"line__deadline": "2s", "source__uri": "sim:", **named})
 
 
 def station(
@@ -54,17 +56,20 @@ def station(
     make_source: Callable[[], Source] | None = None,
     open_judge: Callable[[str], Judge] | None = None,
     outputs: list[Output] | None = None,
+    slow: bool = False,
+    config: str = "",
     **flags: Any,
 ) -> tuple[Station, Collector]:
     """A station that is not running yet, and what collects its results."""
     collector = Collector()
     made = Station(
         bundle.path,
-        line(**flags),
+        line(folder, config, **flags),
         folder,
         prove=open_judge or (lambda path: prove(path, threads=1)),
         make_source=make_source or (lambda: sim_source(uri)),
         outputs=[collector, *(outputs or [])],
+        slow=slow,
     )
     return made, collector
 

@@ -59,25 +59,40 @@ class Sim:
     """Whether frames carry the part id of their software trigger."""
 
 
+@dataclass
+class Camera:
+    """What goes on while nobody is connected: it can be shared by sources that follow each other.
+
+    Otherwise a source that was left behind in a hung call is followed by one that begins anew.
+    """
+
+    exposed: int = 0
+    """Frames since it was switched on."""
+    gone_until: float = 0.0
+    handed_over: int = 0
+    """Frames that somebody was given."""
+
+
 class SimSource(Source):
     """See the module."""
 
     can_trigger = True
 
-    def __init__(self, name: str, options: Sim) -> None:
+    def __init__(self, name: str, options: Sim, camera: Camera | None = None) -> None:
         super().__init__(name)
         self._options = options
+        self._camera = camera or Camera()
         self.live = options.rate > 0
-        self._index = 0
         self._next = 0.0
-        self._gone_until = 0.0
+        self._awaits = False
+        """Whether it was ever triggered: then it shows nothing by itself any more."""
         self._triggered: list[tuple[int, float]] = []
         self._pictures: list[NDArray[np.uint8]] = []
         self._open = False
 
     def open(self) -> None:
         """Connect, unless it is away."""
-        left = self._gone_until - time.monotonic()
+        left = self._camera.gone_until - time.monotonic()
         if left > 0:
             raise SourceError(f"{self.name}: the camera is away for another {left:.1f} s")
         if self._options.images and not self._pictures:
@@ -90,15 +105,18 @@ class SimSource(Source):
         if not self._open:
             raise SourceError(f"{self.name}: is not open")
         options = self._options
-        if options.count and self._index >= options.count:
+        if options.count and self._camera.exposed >= options.count:
             raise EndOfSource
         part = triggered = None
         if self._triggered:
             part, triggered = self._triggered.pop(0)
+        elif self._awaits:
+            time.sleep(timeout)
+            return None
         elif self.live and not self._pace(timeout):
             return None
-        self._index += 1
-        index = self._index
+        self._camera.exposed += 1
+        index = self._camera.exposed
         self._maybe_lose(index)
         if _due(options.hang, index):
             time.sleep(options.stuck)
@@ -106,10 +124,12 @@ class SimSource(Source):
             return None
         if _due(options.late, index):
             triggered = time.monotonic() - options.delay if triggered is None else triggered
+        self._camera.handed_over += 1
         return self._frame(index, part if options.echo else None, triggered)
 
     def trigger(self, part: int) -> None:
         """One exposure of this part."""
+        self._awaits = True
         self._triggered.append((part, time.monotonic()))
 
     def close(self) -> None:
@@ -130,7 +150,7 @@ class SimSource(Source):
 
     def _maybe_lose(self, index: int) -> None:
         if _due(self._options.disconnect, index):
-            self._gone_until = time.monotonic() + self._options.away
+            self._camera.gone_until = time.monotonic() + self._options.away
             raise SourceError(f"{self.name}: the connection to the camera was lost")
 
     def _frame(self, index: int, part: int | None, triggered: float | None) -> Frame:
@@ -161,12 +181,12 @@ def picture(options: Sim, index: int) -> NDArray[np.uint8]:
     return np.tile((block * scale >> 8).astype(np.uint8), tiles)[:height, :width]
 
 
-def sim_source(uri: str) -> SimSource:
-    """The source that a sim: URI describes; SourceError says which option is wrong."""
+def sim_source(uri: str, camera: Camera | None = None) -> SimSource:
+    """The source that a sim: URI describes; SourceError or ConfigError says what is wrong."""
     _, _, query = uri.partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
     values = {name: _plain(name, text) for name, text in given.items()}
-    return SimSource(uri, schema.load(Sim, values, uri.partition("?")[0] or "sim"))
+    return SimSource(uri, schema.load(Sim, values, uri.partition("?")[0] or "sim"), camera)
 
 
 def _plain(name: str, text: str) -> object:
