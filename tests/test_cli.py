@@ -21,8 +21,8 @@ from sanflow.cli.options import run_config
 from sanflow.imaging import Roi
 
 COMMANDS = (
-    "check synth train calibrate evaluate demo export threshold verify infer bench doctor".split()
-)
+    "check synth train calibrate evaluate demo export threshold verify build infer bench doctor"
+).split()
 
 
 def sanflow(*words: object) -> Result:

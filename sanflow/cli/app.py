@@ -24,6 +24,7 @@ _EXTRAS = {
     "openvino": "openvino",
     "ray": "ray",
     "tensorrt": "tensorrt",
+    "filelock": "cuda",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "safetensors", "scipy", "sklearn", "tensorboard"), "train"
     ),

@@ -1,4 +1,4 @@
-"""Commands of the line PC, none of which needs PyTorch: infer, bench, doctor."""
+"""Commands of the line PC, none of which needs PyTorch: build, infer, bench, doctor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,66 @@ from .. import schema
 from ..errors import InputError
 from . import show
 from .app import app
-from .options import BundleArgument, EngineOption, JsonOption, PrecisionOption, ThreadsOption
+from .options import (
+    BundleArgument,
+    CudaOption,
+    EngineOption,
+    FallbackOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    gpu_options,
+)
 
 UNDECIDED = 3
 """Exit code of a finished `infer` with at least one image that got no decision."""
 
 PANEL = "On the line"
+
+
+@app.command(rich_help_panel=PANEL)
+def build(
+    bundle: BundleArgument,
+    engine: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option("--engine", help="Whose plan; default: the first that is installed here."),
+    ] = None,
+    precision: PrecisionOption = None,
+    cuda_backend: CudaOption = "auto",
+    allow_fallback: FallbackOption = False,
+    workspace: Annotated[
+        int | None,
+        typer.Option(
+            "--workspace",
+            metavar="MIB",
+            min=16,
+            help="GPU memory to try kernels in; default: half of what is free, 1024 on a Jetson.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build it anew.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build and prove the TensorRT plan of a bundle on this device, before the first part comes.
+
+    The first `sanflow infer` does the same. A plan is valid for this GPU, driver and TensorRT, and
+    is found again until one of them changes.
+    """
+    from ..runtime.trt.make import build_bundle
+
+    with show.building() as progress:
+        report = build_bundle(
+            bundle,
+            engine=engine,
+            precision=precision,
+            gpu=gpu_options(cuda_backend, allow_fallback),
+            workspace=workspace,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        show.json_document(schema.dump(report))
+    else:
+        show.table(f"{bundle}: plan for this device", ("what", "value"), report.rows(), left=2)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -30,6 +84,8 @@ def infer(
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
+    cuda_backend: CudaOption = "auto",
+    allow_fallback: FallbackOption = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Stop after this many images.")
     ] = None,
@@ -51,6 +107,7 @@ def infer(
             engine=engine,
             threads=threads,
             precision=precision,
+            gpu=gpu_options(cuda_backend, allow_fallback),
             limit=limit,
             force=force,
             progress=progress,

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from . import show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..runtime.setting import CudaChoice, Gpu
 
 DataArgument = Annotated[
     Path,
@@ -44,11 +45,26 @@ JsonOption = Annotated[
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option("--engine", help="onnxruntime or openvino; default: the first that reads it."),
+    typer.Option(
+        "--engine",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx or onnxruntime-cuda; default: the "
+        "bundle's own.",
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="Which graph of a tensorrt bundle; default: its first."),
+]
+CudaOption = Annotated[
+    Literal["auto", "cuda-python", "pycuda"],
+    typer.Option("--cuda-backend", help="Python package for CUDA memory; auto: the first there."),
+]
+FallbackOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-fallback",
+        help="TensorRT: where the precision fails, let the next higher one step in, and say so.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine; default: its own.")
@@ -100,6 +116,14 @@ LayoutOption = Annotated[
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the images that the check found bad.")
 ]
+
+
+def gpu_options(cuda_backend: CudaChoice, allow_fallback: bool) -> Gpu | None:
+    """What was asked of the engines on a GPU; None if nothing was."""
+    from ..runtime.setting import Gpu
+
+    asked = Gpu(cuda_backend, allow_fallback)
+    return None if asked == Gpu() else asked
 
 
 def false_alarm_rate(asked: float | None, parts: int) -> float:

@@ -98,6 +98,18 @@ def counting_with_lines(
 
 
 @contextmanager
+def building() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar for callbacks of (phase, done, total); None where nobody watches."""
+    with _bars() as bars:
+        task = bars.add_task("building the plan", total=None)
+
+        def tell(phase: str, done: int, total: int) -> None:
+            bars.update(task, description=phase[:40], completed=done, total=total)
+
+        yield tell if bars.console.is_terminal else None
+
+
+@contextmanager
 def judging() -> Iterator[Callable[[Record], None]]:
     """A running count of images, of a source whose size is not known beforehand."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
