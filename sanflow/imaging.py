@@ -91,12 +91,16 @@ class PixelPath:
                 f"expected a uint8 image of shape (H, W, 3), got {image.dtype} {image.shape}; "
                 "convert camera arrays with to_rgb8"
             )
-        image = self._crop(image)
-        image = _shrink(image, min(image.shape[0], self.height), min(image.shape[1], self.width))
-        if image.shape[:2] != (self.height, self.width):
-            size = (self.width, self.height)
-            image = _u8(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(self._fit(image))
+
+    def camera(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """A camera's array, as `to_rgb8` takes it -> uint8 (height, width, 3).
+
+        The bits of `self(to_rgb8(array))`; a grey picture gets its colours when it is small.
+        """
+        if array.dtype == np.uint8 and array.ndim == 2 and array.size:
+            return _u8(cv2.cvtColor(np.ascontiguousarray(self._fit(array)), cv2.COLOR_GRAY2RGB))
+        return self(to_rgb8(array))
 
     def load(self, path: Path) -> NDArray[np.uint8]:
         """Read the file and bring it to size; raises ImageError naming the file."""
@@ -125,6 +129,15 @@ class PixelPath:
             return self.mask(mask)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
+
+    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The region of interest at the model's size, whatever the channels."""
+        image = self._crop(image)
+        image = _shrink(image, min(image.shape[0], self.height), min(image.shape[1], self.width))
+        if image.shape[:2] != (self.height, self.width):
+            size = (self.width, self.height)
+            image = _u8(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
+        return image
 
     def _crop(self, image: NDArray[Any]) -> NDArray[Any]:
         if self.roi is None:
@@ -199,8 +212,8 @@ def to_rgb8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise ImageError(f"expected an array (H, W) or (H, W, 1, 3 or 4), got {array.shape}")
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) + 128) // 257
-    colour = array[:, :, :3] if array.shape[2] >= 3 else np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(colour, dtype=np.uint8)
+    plain = np.ascontiguousarray(array[:, :, :3] if array.shape[2] >= 3 else array, dtype=np.uint8)
+    return plain if plain.shape[2] == 3 else _u8(cv2.cvtColor(plain, cv2.COLOR_GRAY2RGB))
 
 
 def pixel_sha256(image: NDArray[np.uint8]) -> str:

@@ -308,6 +308,25 @@ def test_the_same_size_is_the_identity() -> None:
     assert crop.flags.c_contiguous
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    given_size=st.tuples(st.integers(1, 700), st.integers(1, 700)),
+    wanted=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    dtype=st.sampled_from(["uint8", "uint16"]),
+    channels=st.sampled_from([0, 1, 3, 4]),
+    seed=st.integers(0, 9),
+)
+def test_a_cameras_array_takes_the_one_pixel_path(
+    given_size: tuple[int, int], wanted: tuple[int, int], dtype: str, channels: int, seed: int
+) -> None:
+    """The short way of grey pictures gives the same bits, whatever resizing is needed."""
+    shape = (*given_size, channels) if channels else given_size
+    array = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+    roi = Roi(0, 0, (given_size[1] + 1) // 2, (given_size[0] + 1) // 2) if seed % 2 else None
+    path = PixelPath(*wanted, roi)
+    np.testing.assert_array_equal(path.camera(array), path(to_rgb8(array)))
+
+
 @pytest.mark.parametrize("size", [(16, 16), (21, 13), (7, 32)])
 def test_a_fine_checkerboard_shrinks_to_grey(size: tuple[int, int]) -> None:
     rows, columns = np.indices((128, 128))
