@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .... import schema
-from ....errors import ConfigError
+from ....errors import ConfigError, InputError
 from ..output import Output, OutputError
 from .options import ArchiveOptions, OutputOptions
 
@@ -33,6 +33,27 @@ class Site:
     def name(self) -> str:
         """The station's name."""
         return self.station or socket.gethostname()
+
+    def secret(self, name: str) -> str:
+        """What stands in a file of the user's, without its last line break; empty without a name.
+
+        Raises InputError if it cannot be read.
+        """
+        if not name:
+            return ""
+        try:
+            return (self.folder / name).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.folder / name}: the secret cannot be read: {error}") from None
+
+    def file(self, name: str) -> str | None:
+        """A file of the user's; None without a name, InputError if there is none."""
+        if not name:
+            return None
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return str(path)
 
 
 @dataclass(frozen=True)
@@ -92,18 +113,19 @@ def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Outpu
 
     Raises OutputError if a library is missing, InputError if a file is.
     """
-    made: list[Output] = []
     if config.archive is not None:
-        folder = site.folder / config.archive.folder
-        site = Site(site.folder, site.station, folder)
-        if not fast:
-            from .archive import ArchiveOutput
+        site = Site(site.folder, site.station, site.folder / config.archive.folder)
+    wanted = [options for options in config.output if OUTPUTS[options.kind].fast == fast]
+    made = [_make(OUTPUTS[options.kind], options, site) for options in wanted]
+    if config.archive is not None and site.archive is not None and not fast:
+        from .archive import ArchiveOutput
 
-            made.append(ArchiveOutput(config.archive, folder))
-    for options in config.output:
-        kind = OUTPUTS[options.kind]
-        if kind.fast == fast:
-            made.append(_make(kind, options, site))
+        forwarders = [
+            output.name
+            for output, options in zip(made, wanted, strict=True)
+            if OUTPUTS[options.kind].forwards
+        ]
+        made.insert(0, ArchiveOutput(config.archive, site.archive, forwarders))
     return _unique(made)
 
 

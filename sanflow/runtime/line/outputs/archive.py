@@ -15,7 +15,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,12 @@ TRIM_EVERY = 1000
 class ArchiveOutput(Output):
     """SQLite rows and PNG files under a quota."""
 
-    def __init__(self, options: ArchiveOptions, folder: Path) -> None:
+    def __init__(
+        self, options: ArchiveOptions, folder: Path, forwarders: Sequence[str] = ()
+    ) -> None:
+        """`forwarders` are the names of the outputs that send from here."""
         super().__init__("archive")
+        self._forwarders = forwarders
         self._options, self._folder = options, folder
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
         self._counts = {"stored": 0, "pictures": 0, "pictures_dropped": 0}
@@ -51,6 +55,8 @@ class ArchiveOutput(Output):
     def open(self) -> None:
         """Open the file and begin to write pictures; OutputError, or OSError from the disk."""
         self._store = Store(self._folder)
+        for name in self._forwarders:
+            self._store.forwarded(name)  # a new one begins before the first row, not behind it
         self._bytes = self._store.picture_bytes()
         self._thread = threading.Thread(target=self._work, name="sanflow-pictures", daemon=True)
         self._thread.start()

@@ -134,6 +134,12 @@ class Store:
         with self._use() as base:
             return [(row[0], _result(row[1:])) for row in base.execute(sql, (id, count))]
 
+    def has(self, result: PartResult) -> bool:
+        """Whether this result is there."""
+        sql = "SELECT 1 FROM results WHERE run = ? AND result = ?"
+        with self._use() as base:
+            return base.execute(sql, (result.run, result.result)).fetchone() is not None
+
     def ends(self) -> tuple[int, int]:
         """The ids of the oldest and of the newest result; 0 and 0 without one."""
         with self._use() as base:

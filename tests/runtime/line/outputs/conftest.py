@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -75,3 +76,11 @@ def eventually(what: Callable[[], object], seconds: float = 20.0) -> Any:
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.01)
     return found
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

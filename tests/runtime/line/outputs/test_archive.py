@@ -39,9 +39,12 @@ def test_an_ng_part_leaves_its_picture_and_map(tmp_path: Path) -> None:
     assert [result for _, result in store.after(0, 9)] == [a_result(1), a_result(3), rejected(4)]
     (row,) = store.pictures(9)
     assert row.picture == "pictures/2026-01-31/0000000002-part-1003-score.png"
+    assert row.map
     assert files(tmp_path) == {row.picture, row.map}
     assert np.array_equal(imaging.read(tmp_path / row.picture), seen.image)
-    assert row.map and row.map_low is not None and row.map_high is not None and seen.map is not None
+    assert row.map_low is not None
+    assert row.map_high is not None
+    assert seen.map is not None
     grey = cv2.imread(str(tmp_path / row.map), cv2.IMREAD_UNCHANGED)
     back = row.map_low + grey / 65535 * (row.map_high - row.map_low)
     assert np.abs(back - seen.map).max() <= (row.map_high - row.map_low) / 65535

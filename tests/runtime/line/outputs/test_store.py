@@ -133,7 +133,7 @@ def test_a_full_disk_is_said_and_the_row_is_taken_when_there_is_room(tmp_path: P
     (pages,) = base.execute("PRAGMA page_count").fetchone()
     base.execute(f"PRAGMA max_page_count = {pages + 2}")
     taken = 0
-    with pytest.raises(OSError) as refused:  # noqa: PT012  # which one is refused is open
+    with pytest.raises(OSError, match="full") as refused:  # noqa: PT012  # which one is open
         for taken in range(1, 2000):
             store.add(a_result(taken))
     assert refused.value.errno == errno.ENOSPC

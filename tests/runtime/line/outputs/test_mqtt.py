@@ -1,0 +1,303 @@
+"""MQTT against a real mosquitto: what is killed, when it comes back, what a subscriber sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("paho.mqtt", reason="pip install sanflow[mqtt]")
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from sanflow.errors import InputError
+from sanflow.runtime.line.output import OutputError
+from sanflow.runtime.line.outputs import Site
+from sanflow.runtime.line.outputs.archive import ArchiveOutput
+from sanflow.runtime.line.outputs.mqtt import MqttOutput
+from sanflow.runtime.line.outputs.options import ArchiveOptions, MqttOptions
+
+from .conftest import a_result, a_state, eventually, free_port
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto: apt install mosquitto")
+
+
+class Broker:
+    """A mosquitto of its own that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.port = free_port()
+        self.config = folder / "mosquitto.conf"
+        store = f"persistence true\npersistence_location {folder}/\n"
+        listener = f"listener {self.port} 127.0.0.1\n" + "\n".join(
+            lines or ["allow_anonymous true"]
+        )
+        self.config.write_text(f"user root\n{store}autosave_interval 1\n{listener}\n")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self.process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self.config)], stderr=subprocess.DEVNULL
+        )
+        eventually(self.answers)
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """Ends as at a shutdown: sessions are kept."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+class Subscriber:
+    """Keeps its session while it or the broker is away, as a MES would."""
+
+    def __init__(self, broker: Broker, topic: str = "sanflow/#", **tls: Any) -> None:
+        self.got: list[tuple[str, dict[str, Any], bool]] = []
+        self.ready = False
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, "mes", clean_session=False)
+        if tls:
+            self.client.username_pw_set(tls["username"], tls["password"])
+            self.client.tls_set(tls["ca"])
+        self.client.reconnect_delay_set(1, 1)
+        self.client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
+        self.client.on_subscribe = lambda *_: setattr(self, "ready", True)
+        self.client.on_message = lambda _c, _u, m: self.got.append(
+            (m.topic, json.loads(m.payload), m.retain)
+        )
+        self.client.connect_async("localhost" if tls else "127.0.0.1", broker.port)
+        self.client.loop_start()
+        eventually(lambda: self.ready)
+
+    def results(self) -> list[dict[str, Any]]:
+        return [message for topic, message, _ in self.got if topic.endswith("/result")]
+
+    def states(self) -> list[dict[str, Any]]:
+        return [message for topic, message, _ in self.got if topic.endswith("/state")]
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Line:
+    """The archive and the MQTT output behind it, as the slow side runs them."""
+
+    def __init__(self, folder: Path, port: int, **options: Any) -> None:
+        self.archive = ArchiveOutput(ArchiveOptions(pictures="none"), folder / "archive")
+        given = {"host": "127.0.0.1", "port": port, **options}
+        site = Site(folder, "cell-7", folder / "archive")
+        self.mqtt = MqttOutput(MqttOptions("mqtt", **given), site)
+        self.archive.open()
+        self.mqtt.open()
+
+    def emit(self, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            self.archive.emit(a_result(number), None)
+            self.mqtt.emit(a_result(number), None)
+
+    def close(self) -> None:
+        self.mqtt.close()
+        self.archive.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def once(results: list[dict[str, Any]]) -> list[int]:
+    """The parts in the order of their first arrival."""
+    return list(dict.fromkeys(r["part"] for r in results))
+
+
+def test_results_arrive_with_all_their_fields_and_sequence_numbers(
+    broker: Broker, tmp_path: Path
+) -> None:
+    subscriber = Subscriber(broker)
+    line = Line(tmp_path, broker.port)
+    eventually(lambda: line.mqtt.health()["connected"])
+    line.emit(1, 20)
+    eventually(lambda: len(subscriber.results()) == 20)
+    got = subscriber.results()
+    assert [m["part"] for m in got] == list(range(1001, 1021))
+    assert [m["seq"] for m in got] == list(range(1, 21))
+    assert {m["session"] for m in got} == {line.mqtt._session}
+    assert got[2].items() >= {"verdict": "NG", "reason": "score", "station": "cell-7"}.items()
+    assert not any(m["stored"] for m in got)
+    eventually(lambda: line.mqtt.health()["waiting"] == 0)
+    line.close()
+    subscriber.close()
+
+
+def test_the_state_is_retained_and_ends_with_a_goodbye(broker: Broker, tmp_path: Path) -> None:
+    line = Line(tmp_path, broker.port)
+    line.mqtt.announce(a_state(state="Running", heartbeat=41))
+    eventually(lambda: line.mqtt.health()["connected"])
+    line.mqtt.announce(a_state(state="Error", fault="camera lost", heartbeat=42))
+    subscriber = Subscriber(broker)
+    eventually(lambda: subscriber.states())
+    topic, first, retained = subscriber.got[0]
+    assert topic == "sanflow/cell-7/state"
+    assert retained
+    told = {"online": True, "fault": "camera lost", "heartbeat": 42, "state": "Error"}
+    assert eventually(lambda: subscriber.states()[-1].items() >= told.items() and first)
+    line.close()
+    eventually(lambda: not subscriber.states()[-1]["online"])
+    subscriber.close()
+
+
+def test_heartbeats_are_told_once_a_second_and_news_at_once(broker: Broker, tmp_path: Path) -> None:
+    subscriber = Subscriber(broker)
+    line = Line(tmp_path, broker.port)
+    eventually(lambda: line.mqtt.health()["connected"])
+    begun = time.monotonic()
+    for beat in range(100):
+        line.mqtt.announce(a_state(heartbeat=beat, queue=beat % 3))
+    line.mqtt.announce(a_state(heartbeat=100, fault="late"))
+    spent = time.monotonic() - begun
+    eventually(lambda: subscriber.states() and subscriber.states()[-1].get("fault") == "late")
+    assert len(subscriber.states()) <= 4 + spent
+    line.close()
+    subscriber.close()
+
+
+def test_a_broker_that_was_away_gets_everything_once_and_in_order(
+    broker: Broker, tmp_path: Path
+) -> None:
+    subscriber = Subscriber(broker)
+    line = Line(tmp_path, broker.port)
+    eventually(lambda: line.mqtt.health()["connected"])
+    line.emit(1, 30)
+    eventually(lambda: len(subscriber.results()) == 30)
+    broker.stop()
+    begun = time.monotonic()
+    line.emit(31, 400)
+    assert time.monotonic() - begun < 5  # nobody waits for the broker
+    assert line.mqtt.health()["waiting"] >= 370
+    eventually(lambda: line.mqtt.health()["error"])
+    broker.start()
+    eventually(lambda: len(once(subscriber.results())) == 400, 40)
+    got = subscriber.results()
+    assert once(got) == list(range(1001, 1401))
+    assert all(m["stored"] for m in got if m["part"] > 1031)
+    eventually(lambda: line.mqtt.health()["waiting"] == 0)
+    assert line.mqtt.health()["error"] == ""
+    line.close()
+    subscriber.close()
+
+
+def test_a_sender_that_is_killed_leaves_its_will_and_goes_on_where_it_was(
+    broker: Broker, tmp_path: Path
+) -> None:
+    subscriber = Subscriber(broker)
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from tests.runtime.line.outputs.test_mqtt import Line, a_result, a_state, eventually
+line = Line(Path({str(tmp_path)!r}), {broker.port})
+line.mqtt.announce(a_state())
+line.emit(1, 100)
+eventually(lambda: line.mqtt.health()["delivered"] == 100)
+for number in range(101, 151):
+    line.archive.emit(a_result(number), None)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    eventually(lambda: subscriber.states() and not subscriber.states()[-1]["online"])
+    birth, will = (
+        next(s for s in subscriber.states() if s["online"] is on) for on in (True, False)
+    )
+    assert birth["session"] == will["session"]
+    line = Line(tmp_path, broker.port)
+    eventually(lambda: len(once(subscriber.results())) == 150)
+    assert once(subscriber.results()) == list(range(1001, 1151))
+    line.close()
+    subscriber.close()
+
+
+def test_tls_with_user_and_password(tmp_path: Path) -> None:
+    ca, certificate, key = certificates(tmp_path)
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    tool = shutil.which("mosquitto_passwd")
+    assert tool is not None
+    subprocess.run([tool, "-b", str(passwords), "line", "s3cret"], check=True)
+    broker = Broker(
+        tmp_path,
+        f"cafile {ca}",
+        f"certfile {certificate}",
+        f"keyfile {key}",
+        f"password_file {passwords}",
+        "allow_anonymous false",
+    )
+    broker.start()
+    subscriber = Subscriber(broker, ca=str(ca), username="line", password="s3cret")
+    (tmp_path / "word").write_text("s3cret\n")
+    (tmp_path / "wrong").write_text("other\n")
+    given = {"host": "localhost", "tls": True, "ca_file": str(ca), "username": "line"}
+    refused = Line(tmp_path, broker.port, password_file="wrong", **given)
+    eventually(lambda: "refuses" in refused.mqtt.health()["error"])
+    refused.emit(1, 5)
+    refused.close()
+    assert "other" not in refused.mqtt.health()["error"]
+    line = Line(tmp_path, broker.port, password_file="word", **given)
+    line.emit(6, 10)
+    eventually(lambda: len(once(subscriber.results())) == 10)
+    line.close()
+    # A broker that nobody vouches for gets nothing.
+    stranger = Line(tmp_path, broker.port, password_file="word", **{**given, "ca_file": ""})
+    assert not stranger.mqtt._connected.wait(1.5)
+    stranger.close()
+    subscriber.close()
+    broker.stop()
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"mqtt:b:1883: sends from the archive; add a table"):
+        MqttOutput(MqttOptions("mqtt", "b"), Site(tmp_path))
+    site = Site(tmp_path, archive=tmp_path)
+    options = MqttOptions("mqtt", "b", username="u", password_file="absent")
+    with pytest.raises(InputError, match="absent: the secret cannot be read"):
+        MqttOutput(options, site)
+    with pytest.raises(InputError, match=r"ca\.pem: no such file"):
+        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(OutputError, match="certificates cannot be used"):
+        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)
+
+
+def certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """An authority, and a certificate and key for localhost that it signed."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+    paths = {n: folder / n for n in ("ca.key", "ca.pem", "key.pem", "request", "cert.pem", "ext")}
+    paths["ext"].write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    ca, name = "/CN=sanflow test authority", "/CN=localhost"
+    new = "req -newkey rsa:2048 -nodes -keyout"
+    for command in (
+        [*f"{new} {paths['ca.key']} -x509 -days 2 -out {paths['ca.pem']} -subj".split(), ca],
+        [*f"{new} {paths['key.pem']} -out {paths['request']} -subj".split(), name],
+        f"x509 -req -in {paths['request']} -CA {paths['ca.pem']} -CAkey {paths['ca.key']} "
+        f"-CAcreateserial -days 2 -out {paths['cert.pem']} -extfile {paths['ext']}".split(),
+    ):
+        subprocess.run([openssl, *command], check=True, capture_output=True)
+    return paths["ca.pem"], paths["cert.pem"], paths["key.pem"]

@@ -1,0 +1,140 @@
+"""[[output]] and [archive]: what is asked for is made, what is wrong is said in one sentence."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sanflow.errors import ConfigError, InputError
+from sanflow.runtime.line.output import OutputError
+from sanflow.runtime.line.outputs import OUTPUTS, Site, load_options, make_outputs
+from sanflow.runtime.line.outputs.options import ArchiveOptions, OutputOptions
+
+TABLES: dict[str, dict[str, Any]] = {
+    "jsonl": {},
+    "csv": {},
+    "mqtt": {"host": "broker"},
+    "webhook": {"url": "http://mes/results"},
+    "modbus": {"port": 1502},
+    "dio": {"device": "modbus://io", "ok": 0},
+    "opcua": {},
+}
+
+
+def names(tables: list[dict[str, Any]], folder: Path, fast: bool, **archive: Any) -> list[str]:
+    found = load_options(tables, archive or None)
+    return [output.name for output in make_outputs(found, Site(folder), fast=fast)]
+
+
+def test_every_kind_has_options_and_a_table_here() -> None:
+    assert set(TABLES) == set(OUTPUTS)
+    kinds = [k for option in OutputOptions.__args__ for k in _kinds(option)]
+    assert sorted(kinds) == sorted(OUTPUTS)
+
+
+def _kinds(option: Any) -> tuple[str, ...]:
+    import typing
+
+    return typing.get_args(typing.get_type_hints(option)["kind"])
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_each_is_made_on_its_own_side(kind: str, tmp_path: Path) -> None:
+    if OUTPUTS[kind].extra:
+        pytest.importorskip({"mqtt": "paho.mqtt", "opcua": "asyncua"}.get(kind, "pymodbus"))
+    found = load_options([{"kind": kind, **TABLES[kind]}], {})
+    fast, slow = (make_outputs(found, Site(tmp_path), fast=side) for side in (True, False))
+    (made,) = fast if OUTPUTS[kind].fast else slow[1:]
+    assert made.name.startswith(kind)
+    assert type(made).fast == OUTPUTS[kind].fast
+    assert slow[0].name == "archive"
+
+
+def test_what_forwards_brings_an_archive_and_nothing_else_does(tmp_path: Path) -> None:
+    hook = {"kind": "webhook", "url": "http://mes/results"}
+    assert names([{"kind": "csv"}], tmp_path, fast=False) == ["csv:results"]
+    assert names([hook], tmp_path, fast=False) == ["archive", "webhook:mes/results"]
+    assert load_options([hook], {"quota_mb": 5}).archive == ArchiveOptions(quota_mb=5)
+    assert names([], tmp_path, fast=False) == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ([{"kind": "mqt", "host": "x"}], r"output\[0\]\.kind: unknown name 'mqt'; .*'mqtt'"),
+        ([{"host": "x"}], r"output\[0\]: missing field 'kind', one of jsonl, csv, mqtt"),
+        ([{"kind": "mqtt", "hots": "x"}], r"unknown field 'hots'; did you mean 'host'"),
+        ([{"kind": "mqtt"}], "missing field 'host'"),
+        ([{"kind": "mqtt", "host": "mqtt://x"}], "name or address alone"),
+        ([{"kind": "mqtt", "host": "x", "ca_file": "a"}], "need tls = true"),
+        ([{"kind": "mqtt", "host": "x", "prefix": "a/#"}], "without"),
+        ([{"kind": "csv", "keep_days": 0}], "keep_days is 0, expected at least 1"),
+        ([{"kind": "modbus", "port": 70000}], "no such port"),
+        ([{"kind": "dio", "device": "modbus://io", "ok": 1, "ng": 1}], "each its own"),
+        ([{"kind": "opcua", "username": "x"}], "belong together"),
+        ([{"kind": "webhook", "url": "http://m", "batch": 0}], "at least 1"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_said(tables: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_options(tables, None, "line.toml")
+
+
+def test_wrong_archive_table() -> None:
+    with pytest.raises(ConfigError, match=r"line\.archive: unknown field 'quota'"):
+        load_options([], {"quota": 3})
+
+
+def test_two_outputs_to_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="csv:results: two outputs to the same place"):
+        names([{"kind": "csv"}, {"kind": "csv"}], tmp_path, fast=False)
+    assert len(names([{"kind": "csv"}, {"kind": "csv", "folder": "b"}], tmp_path, fast=False)) == 2
+
+
+@pytest.mark.parametrize("kind", [kind for kind, entry in OUTPUTS.items() if entry.extra])
+def test_a_missing_library_names_the_extra(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = {"mqtt": "paho", "modbus": "pymodbus", "opcua": "asyncua"}[kind]
+    found = load_options([{"kind": kind, **TABLES[kind]}], None)
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.partition(".")[0] == library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=library)
+        return real(name, *rest, **more)
+
+    for name in [n for n in sys.modules if n.startswith("sanflow.runtime.line.outputs.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    words = rf"{kind}: {library} is not installed; pip install 'sanflow\[{kind}\]'"
+    with pytest.raises(OutputError, match=words):
+        make_outputs(found, Site(tmp_path), fast=OUTPUTS[kind].fast)
+
+
+def test_a_library_is_loaded_only_when_its_output_is_asked_for() -> None:
+    code = """
+import sys
+from pathlib import Path
+from sanflow.runtime.line.outputs import Site, load_options, make_outputs
+found = load_options([{"kind": "modbus"}, {"kind": "csv"}], None)
+make_outputs(found, Site(Path(".")), fast=False)
+print([n for n in ("paho", "pymodbus", "asyncua", "sqlite3", "gpiod") if n in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("pass word \n")
+    site = Site(tmp_path, "cell")
+    assert site.secret("word") == "pass word "
+    assert site.secret("") == ""
+    with pytest.raises(InputError, match="none: the secret cannot be read"):
+        site.secret("none")
+    assert Site(tmp_path).name
