@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -206,16 +207,27 @@ def _tune(
 def doctor(
     bundle: Annotated[
         Path | None,
-        typer.Argument(metavar="BUNDLE", help="Also load this bundle and replay its goldens."),
+        typer.Argument(
+            metavar="BUNDLE", help="Also load this bundle, replay its goldens, and time it."
+        ),
     ] = None,
     engine: EngineOption = None,
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    cuda_backend: CudaOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write it all as JSON, for a bug report.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what this machine can run, what it cannot, and what would change that."""
+    from ..runtime.doctor import Asked
     from ..runtime.doctor import doctor as examine
 
-    report = examine(bundle, engine=engine, threads=threads)
+    gpu = gpu_options(cuda_backend, allow_fallback=False)
+    report = examine(bundle, asked=Asked(engine, precision, threads, gpu))
+    if out is not None:
+        out.write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
     if as_json:
         show.json_document(report.to_json())
     else:

@@ -17,10 +17,9 @@ from sanflow import schema
 from sanflow.bundle import Bundle
 from sanflow.errors import ConfigError, EngineError, InputError, ParityError
 from sanflow.runtime import Detector, available_engines, open_engine
-from sanflow.runtime import doctor as doctors
 from sanflow.runtime import tune as module
 from sanflow.runtime.bench import bench
-from sanflow.runtime.doctor import doctor
+from sanflow.runtime.doctor.bundle import Asked, checks
 from sanflow.runtime.setting import Setting
 from sanflow.runtime.tune import knobs, shapes, tune
 from sanflow.runtime.tuned import Tuned, location, read, this_device, write
@@ -276,14 +275,9 @@ def test_a_relative_cache_is_ignored_and_no_home_is_said(
         write(bundle, tuned(Setting("openvino", 1)))
 
 
-def test_doctor_shows_the_tuning(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("onnxruntime", "openvino", "torch"):  # importing torch takes seconds
-        monkeypatch.setitem(doctors._PROBES, package, "print('1.0')")
-
+def test_doctor_shows_the_tuning(bundle: Bundle) -> None:
     def check() -> Any:
-        report = doctor(bundle.path, engine="onnxruntime", threads=1)
-        assert report.exit_code == 0
-        return next(c for c in report.checks if c.name == "tuning")
+        return next(c for c in checks(bundle.path, Asked()) if c.name == "tuning")
 
     assert (check().status, check().fix) == ("missing", "sanflow bench BUNDLE --tune")
     path = write(bundle, tuned(Setting("openvino", 2, pinned=True)))
