@@ -112,14 +112,12 @@ class ModbusOptions:
     host: str = "0.0.0.0"
     """The address to listen on."""
     port: int = 502
-    device: int = 1
-    """The unit id that is answered."""
     recipes: tuple[str, ...] = ()
     """Bundles that the PLC may ask for by their number, 1 for the first."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.port < 65536 or not 1 <= self.device <= 247:
-            raise ValueError(f"port {self.port}, device {self.device}: no such port or unit id")
+        if not 0 < self.port < 65536:
+            raise ValueError(f"port {self.port}: no such port")
 
 
 @dataclass(frozen=True)
