@@ -124,6 +124,7 @@ def make_bundle(
         batch: int = 1,
         roi: Roi | None = None,
         graph: onnx.ModelProto | None = None,
+        models: dict[str, onnx.ModelProto] | None = None,
         golden_shift: float = 0.0,
         precisions: tuple[manifest.Precision, ...] = ("fp32",),
         decision: manifest.Decision | None = None,
@@ -155,7 +156,10 @@ def make_bundle(
         if target == "openvino":
             contents |= to_ir(model, tmp_path)
         else:
-            contents |= {g.files[0]: model.SerializeToString() for g in graphs}
+            own = models or {}
+            contents |= {
+                g.files[0]: own.get(g.precision, model).SerializeToString() for g in graphs
+            }
         fields: dict[str, Any] = {
             "schema": m.SCHEMA,
             "sanflow": "0.1.0",

@@ -134,6 +134,19 @@ class Api:
             config.set_flag(trt.BuilderFlag.STRICT_NANS)
         return config
 
+    def timings(self, config: Any, known: bytes) -> Any:
+        """A timing cache in use by `config`, to be kept until the build ends; None on RTX.
+
+        TensorRT for RTX times nothing when it builds, and warns if it is given one.
+        """
+        if self.product == "tensorrt-rtx":
+            return None
+        # Timings that this version does not read give None.
+        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+        if cache is None or not config.set_timing_cache(cache, False):
+            return None
+        return cache
+
     def network_specs(self, network: Any) -> tuple[TensorSpec, ...]:
         """Inputs, then outputs, of a parsed network."""
         tensors = [network.get_input(i) for i in range(network.num_inputs)]

@@ -89,16 +89,13 @@ def _build(
     config = api.configure(builder, job.recipe, job.workspace)
     monitor = api.monitor(told)
     config.progress_monitor = monitor
-    # The cache must outlive the build.
-    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
-    if cache is not None:
-        config.set_timing_cache(cache, False)
+    cache = api.timings(config, timings)
     plan = builder.build_serialized_network(network, config)
-    del parser  # it owns the weights that the network points to
+    # The parser owns the weights that the network points to, and neither is the builder's.
+    del parser, monitor
     if plan is None:
         return None, b""
-    kept = config.get_timing_cache()
-    return memoryview(plan), bytes(memoryview(kept.serialize())) if kept is not None else b""
+    return memoryview(plan), b"" if cache is None else bytes(memoryview(cache.serialize()))
 
 
 def _failed(api: Api, said: list[str]) -> EngineError:

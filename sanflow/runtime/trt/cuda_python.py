@@ -43,11 +43,11 @@ class CudaPython(CudaBackend):
         self.integrated = bool(self._attribute(attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED))
         number = _call(driver.cuDriverGetVersion)
         self.driver = f"{number // 1000}.{number % 1000 // 10}"
-        self._context = _call(driver.cuDevicePrimaryCtxRetain, self._device)
+        self._primary = _call(driver.cuDevicePrimaryCtxRetain, self._device)
 
     @contextmanager
     def bind(self) -> Iterator[None]:
-        _call(driver.cuCtxPushCurrent, self._context)
+        _call(driver.cuCtxPushCurrent, self._primary)
         try:
             yield
         finally:

@@ -49,7 +49,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "no driver",
-        r"libcuda\.so|nvcuda\.dll|is an NVIDIA driver library|DynamicLibNotFound|Failed to load.*libcuda",
+        r"libcuda\.so|nvcuda\.dll|is an NVIDIA driver library|DynamicLibNotFound",
         "there is no NVIDIA driver here",
         "install the driver (a Jetson has it with JetPack); start a container with --gpus all or "
         "--runtime nvidia; without a GPU use --engine onnxruntime",
@@ -64,8 +64,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "driver too old",
         r"factory function returned nullptr|CUDA initialization failure|"
-        r"(CUDA|cuda)\w* (lookup |runtime )?(error|failure)\D{0,20}35\b|INSUFFICIENT_DRIVER|REQUIRES_NEWER_DRIVER|"
-        r"insufficient for CUDA runtime|SYSTEM_DRIVER_MISMATCH|"
+        r"(CUDA|cuda)\w* (lookup |runtime )?(error|failure)\D{0,20}35\b|INSUFFICIENT_DRIVER|"
+        r"REQUIRES_NEWER_DRIVER|insufficient for CUDA runtime|SYSTEM_DRIVER_MISMATCH|"
         r"COMPAT_NOT_SUPPORTED|UNSUPPORTED_PTX_VERSION|STUB_LIBRARY",
         "the NVIDIA driver is absent, or older than this TensorRT needs",
         "update the driver, or install a TensorRT for this driver's CUDA version (nvidia-smi shows "

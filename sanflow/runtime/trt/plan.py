@@ -105,10 +105,11 @@ def open_plan(
 ) -> TrtEngine:
     """Load a plan; PlanRefusedError if TensorRT does not, EngineError if it is another graph's."""
     product = plan.meta.key.product
+    api, data = load(product), plan.data()
     opened = CLASSES[product](
-        load(product),
+        api,
         open_cuda(cuda_backend),
-        plan.data(),
+        data,
         threads=threads,
         in_flight=in_flight,
         cuda_graphs=cuda_graphs,

@@ -7,6 +7,7 @@ leave it on the driver's own stack, once per engine, so it is retained once and 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -34,11 +35,11 @@ class PyCuda(CudaBackend):
         self.integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
         number = driver.get_driver_version()
         self.driver = f"{number // 1000}.{number % 1000 // 10}"
-        self._context = _primary()
+        self._primary = _primary()
 
     @contextmanager
     def bind(self) -> Iterator[None]:
-        _call(self._context.push)
+        _call(self._primary.push)
         try:
             yield
         finally:
@@ -88,8 +89,10 @@ class PyCuda(CudaBackend):
 
 @cache
 def _primary() -> Any:
-    """The first GPU's primary context."""
-    return _call(_call(driver.Device, 0).retain_primary_context)
+    """The first GPU's primary context, detached at exit: pycuda itself would do it wrongly."""
+    retained = _call(_call(driver.Device, 0).retain_primary_context)
+    atexit.register(retained.detach)
+    return retained
 
 
 def _call(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -8,7 +8,7 @@ buffers are mapped and nothing is copied. Every flag that TensorRT returns is re
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import EngineError
 from ..engine import TensorSpec
-from .cuda import Buffer, CudaBackend, Handle
+from .cuda import Buffer, CudaBackend, CudaError, Handle
 from .messages import explain
 
 WARM_UPS = 2
@@ -57,6 +57,7 @@ class Slot:
             self._in = [self._tensor(spec, held) for spec in inputs]
             self._out = {spec.name: self._tensor(spec, held) for spec in outputs}
             held.callback(self._drop_context)  # before the buffers that it points to
+            held.callback(self._settle)
             for _ in range(WARM_UPS):
                 self._enqueue()
                 cuda.sync(self._stream)
@@ -77,6 +78,11 @@ class Slot:
     def close(self) -> None:
         """Give everything back."""
         self._held.close()
+
+    def _settle(self) -> None:
+        """Wait for copies that a failure left in the stream: their memory is about to be freed."""
+        with suppress(CudaError):
+            self._cuda.sync(self._stream)
 
     def _drop_context(self) -> None:
         self._context = None

@@ -16,6 +16,7 @@ import pytest
 
 from sanflow.bundle import Bundle
 from sanflow.runtime.setting import Setting
+from sanflow.runtime.trt import build, child
 
 from ..conftest import MakeBundle, network
 
@@ -65,9 +66,9 @@ def gpu(fake_driver: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake
     before, misused = fake_driver.live(), fake_driver.misuse
     yield fake_driver
     after = fake_driver.live()
-    # pycuda retains the primary context once per process and keeps it.
-    after.pop("contexts", None)
-    before.pop("contexts", None)
+    if "pycuda.driver" in sys.modules:  # it retains the primary context once and keeps it
+        after.pop("contexts", None)
+        before.pop("contexts", None)
     assert after == before
     assert fake_driver.misuse == misused
 
@@ -93,6 +94,35 @@ def standin(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     sys.modules.pop("tensorrt", None)
 
 
+@pytest.fixture(params=["cuda-python", "pycuda"])
+def cuda_choice(request: pytest.FixtureRequest) -> str:
+    """Each Python package for CUDA; pycuda only where it could be built."""
+    if request.param == "pycuda":
+        # Built against all of CUDA, of which the fake driver has the part that is used.
+        flags = sys.getdlopenflags()
+        sys.setdlopenflags(os.RTLD_LAZY)
+        try:
+            pytest.importorskip("pycuda.driver", reason="pip install pycuda", exc_type=ImportError)
+        finally:
+            sys.setdlopenflags(flags)
+    return str(request.param)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[child.Job]:
+    """Builds happen in this process, which is quicker; the jobs that were built."""
+    jobs: list[child.Job] = []
+
+    def run(job: child.Job, timings: bytes, graph: bytes, log: Path, progress: Any) -> build.Built:
+        jobs.append(job)
+        built = build.Built()
+        child.build(job, timings, graph, lambda event: None)
+        return built
+
+    monkeypatch.setattr(build, "run", run)
+    return jobs
+
+
 Trt = Callable[..., Bundle]
 
 
@@ -101,13 +131,13 @@ def trt_bundle(make_bundle: MakeBundle) -> Trt:
     """A tensorrt bundle; its graphs below FP32 are marked for the stand-in's faults."""
 
     def make(*precisions: str, **changes: Any) -> Bundle:
-        model = network(changes.pop("batch", 1))
+        batch = changes.pop("batch", 1)
+        models = {}
+        for precision in precisions or ("fp32",):
+            models[precision] = network(batch)
+            models[precision].graph.name = f"sanflow.{precision}"
         return make_bundle(
-            target="tensorrt",
-            batch=model.graph.input[0].type.tensor_type.shape.dim[0].dim_value,
-            graph=model,
-            precisions=precisions or ("fp32",),
-            **changes,
+            target="tensorrt", batch=batch, precisions=tuple(models), models=models, **changes
         )
 
     return make

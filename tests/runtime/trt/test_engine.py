@@ -2,29 +2,228 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from sanflow.runtime import open_engine
+from sanflow.bundle import Bundle
+from sanflow.errors import EngineError, InputError
+from sanflow.runtime import Detector, open_engine
+from sanflow.runtime.engine import Output
 from sanflow.runtime.ort import OrtEngine
+from sanflow.runtime.setting import Gpu
+from sanflow.runtime.trt.engine import TrtEngine
 
 from ..conftest import network, noise
-from .conftest import VERSIONS, Trt
+from .conftest import VERSIONS, FakeCuda, Trt, setting
 
 
-def expected(images: Any, batch: int = 1) -> Any:
-    with OrtEngine(network(batch).SerializeToString(), 1) as plain:
-        return plain.infer(images)
+def expected(images: NDArray[np.uint8]) -> list[bytes]:
+    """ONNX Runtime's bits of each image."""
+    with OrtEngine(network(len(images)).SerializeToString(), 1) as plain:
+        return bits(plain.infer(images))
+
+
+def bits(output: Output) -> list[bytes]:
+    return [s.tobytes() + m.tobytes() for s, m in zip(output.score, output.map, strict=True)]
+
+
+@pytest.fixture
+def ready(
+    standin: Any,
+    in_process: Any,
+    trt_bundle: Trt,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    """A bundle; its plan is built by whoever opens it first."""
+    return trt_bundle()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_bits_are_those_of_onnx_runtime(standin: Any, trt_bundle: Trt, version: str) -> None:
+def test_bits_are_those_of_onnx_runtime(
+    standin: Any, in_process: Any, trt_bundle: Trt, version: str
+) -> None:
     standin(version)
     images = noise(3)
-    with open_engine(trt_bundle(), "tensorrt") as engine:
+    with open_engine(trt_bundle(batch=3), "tensorrt") as engine:
         assert engine.version == version
+        assert bits(engine.infer(images)) == expected(images)
+        assert bits(engine.infer(images[::-1])) == expected(images[::-1])
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_bits_are_the_same_with_every_package_and_kind_of_memory(
+    ready: Bundle, monkeypatch: pytest.MonkeyPatch, cuda_choice: Any, integrated: bool, graphs: bool
+) -> None:
+    monkeypatch.setenv("FAKECUDA_INTEGRATED", str(int(integrated)))
+    asked = setting(gpu=Gpu(cuda_choice), cuda_graphs=graphs)
+    images = noise(2)
+    with open_engine(ready, setting=asked) as engine:
+        assert isinstance(engine, TrtEngine)
         for image in images:
-            found, wanted = engine.infer(image[None]), expected(image[None])
-            assert found.map.tobytes() == wanted.map.tobytes()
-            assert found.score.tobytes() == wanted.score.tobytes()
+            assert bits(engine.infer(image[None])) == expected(image[None])
+        plain = engine.plain_launches
+    if not graphs:
+        assert plain == "asked for"
+    elif cuda_choice == "pycuda":
+        assert "pycuda" in plain
+    else:
+        assert plain == ""
+
+
+def test_shared_memory_is_not_copied(
+    ready: Bundle, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_engine(ready, "tensorrt"):
+        assert gpu.live()["device memory"] == 3
+    monkeypatch.setenv("FAKECUDA_INTEGRATED", "1")
+    with open_engine(ready, "tensorrt"):
+        assert "device memory" not in gpu.live()
+        assert gpu.live()["host memory"] == 3
+
+
+@pytest.mark.parametrize("fault", ["capturing", "driver"])
+def test_without_a_graph_launches_are_plain_and_right(
+    ready: Bundle, standin: Any, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    if fault == "driver":
+        monkeypatch.setenv("FAKECUDA_NOCAPTURE", "1")
+    else:
+        standin("10.3.0", fault)
+    images = noise(1)
+    with open_engine(ready, "tensorrt") as engine:
+        assert isinstance(engine, TrtEngine)
+        assert engine.plain_launches
+        assert bits(engine.infer(images)) == expected(images)
+
+
+def test_results_belong_to_the_caller(ready: Bundle) -> None:
+    images = noise(2)
+    with open_engine(ready, "tensorrt") as engine:
+        first = engine.infer(images[:1])
+        kept = bits(first)
+        engine.infer(images[1:])
+        assert bits(first) == kept
+        first.map[:] = 7
+        assert bits(engine.infer(images[:1])) == kept
+
+
+def test_workers_have_contexts_of_their_own(ready: Bundle, gpu: FakeCuda) -> None:
+    images = noise(8)
+    wanted = [expected(image[None]) for image in images]
+    with open_engine(ready, setting=setting(threads=3, in_flight=3)) as engine:
+        assert gpu.live()["streams"] == 3
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda image: bits(engine.infer(image[None])), [*images] * 5))
+    assert found == wanted * 5
+
+
+def test_closing_waits_for_a_running_inference(
+    ready: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(ready, "tensorrt")
+    assert isinstance(engine, TrtEngine)
+    slot = engine._slots.get()  # somebody is computing
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    engine._slots.put(slot)
+    closing.join(10)
+    assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_engines_leave_nothing_however_many(ready: Bundle, gpu: FakeCuda, count: int) -> None:
+    from sanflow.runtime.trt.plan import build_plan, open_plan
+
+    graph = ready.manifest.graph()
+    plan = build_plan(ready, graph)
+    images = noise(1)
+    wanted = expected(images)
+    for _ in range(count):
+        with open_plan(plan, graph, ready) as engine:
+            assert bits(engine.infer(images)) == wanted
+    assert not {kind: n for kind, n in gpu.live().items() if kind != "contexts"}
+
+
+def test_wrong_input_and_a_closed_engine(ready: Bundle) -> None:
+    with (
+        open_engine(ready, "tensorrt") as engine,
+        pytest.raises(InputError, match="given float32"),
+    ):
+        engine.infer(np.zeros((1, 24, 20, 3), np.float32))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(noise(1))
+
+
+def test_an_output_that_is_not_finite_is_no_decision(ready: Bundle, standin: Any) -> None:
+    with Detector(ready, "tensorrt") as detector:
+        standin("10.3.0", "nan")
+        found = detector.judge(noise(1)[0])
+    assert found.verdict == "NO-DECISION"
+    assert found.reason == "bad_score"
+
+
+# What fails while running ----------------------------------------------------------------
+
+
+def test_a_start_that_is_refused_is_no_decision(
+    ready: Bundle, standin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        Detector(ready, open_engine(ready, setting=setting(cuda_graphs=False))) as detector,
+        detector.engine,
+    ):
+        standin("10.3.0", "enqueue")
+        found = detector.judge(noise(1)[0])
+        assert found.reason == "engine_error"
+        assert "did not start the inference" in found.detail
+        assert "address of an output is not set" in found.detail
+        standin("10.3.0")
+        assert detector.judge(noise(1)[0]).verdict != "NO-DECISION"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("no_context", "no memory for an execution context.*GPU's memory is not enough"),
+        ("address", "refuses the address of image"),
+        ("enqueue", "did not start the inference"),
+        ("null_factory", "driver is absent, or older"),
+    ],
+)
+def test_what_fails_while_opening_is_worded_and_leaves_nothing(
+    ready: Bundle, standin: Any, fault: str, said: str
+) -> None:
+    open_engine(ready, "tensorrt").close()
+    standin("10.3.0", fault)
+    with pytest.raises(EngineError, match=said):
+        open_engine(ready, "tensorrt")
+
+
+@pytest.mark.parametrize("limit", [100, 1500, 3000])
+def test_memory_that_ends_while_opening_is_worded_and_leaves_nothing(
+    ready: Bundle, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    open_engine(ready, "tensorrt").close()
+    monkeypatch.setenv("FAKECUDA_LIMIT", str(limit))
+    with pytest.raises(EngineError, match="GPU's memory is not enough; close other programs"):
+        open_engine(ready, "tensorrt")
+
+
+def test_nothing_is_written_beside_the_cache(
+    ready: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with open_engine(ready, "tensorrt") as engine:
+        engine.infer(noise(1))
+    assert not list(folder.iterdir())

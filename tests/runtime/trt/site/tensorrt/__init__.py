@@ -283,7 +283,7 @@ class Builder(metaclass=_Played):
                 if not monitor.step_complete("Building Engine", step):
                     return None
             monitor.phase_finish("Building Engine")
-        low = b"sanflow.low" in network._graph
+        low = b"sanflow.fp16" in network._graph or b"sanflow.int8" in network._graph
         if "killed" in faults:
             os.kill(os.getpid(), signal.SIGKILL)
         if "crash" in faults:
