@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import imaging
 from ...errors import EngineError, ImageError
 from ..engine import Output
 from .emitter import Emitter
@@ -161,4 +160,4 @@ def _together(judge: Judge | None) -> int:
 def _prepare(entry: Entry, judge: Judge) -> NDArray[np.uint8]:
     if entry.frame is None or entry.frame.image is None:
         raise ImageError("there is no picture")
-    return judge.bundle.pixel_path(imaging.to_rgb8(entry.frame.image))
+    return judge.bundle.pixel_path.camera(entry.frame.image)
