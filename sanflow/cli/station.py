@@ -60,5 +60,7 @@ def run(
     else:
         reasons = ", ".join(f"{count} {name}" for name, count in tally.reasons.items())
         show.say(f"{tally.parts} parts: {tally.ok} OK, {tally.ng} NG{reasons and f' ({reasons})'}")
-    if tally.unjudged and not tally.stopped:
-        raise typer.Exit(UNDECIDED)
+    code = UNDECIDED if tally.unjudged and not tally.stopped else 0
+    if tally.lost_threads:
+        show.leave(code)
+    raise typer.Exit(code)

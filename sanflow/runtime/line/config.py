@@ -50,8 +50,7 @@ class Line:
     """Pictures kept in shared memory for the slow outputs."""
 
     def __post_init__(self) -> None:
-        for text in filter(None, (self.deadline, self.idle_check, self.hang)):
-            seconds(text)
+        _check_durations(self, "deadline", "idle_check", "hang")
         for name in ("queue", "late_to_fault", "recover", "pictures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -71,8 +70,16 @@ class SourceTable:
     """Without a frame for so long the camera is said to be lost; empty is never."""
 
     def __post_init__(self) -> None:
-        if self.silence:
-            seconds(self.silence)
+        _check_durations(self, "silence")
+
+
+def _check_durations(table: object, *names: str) -> None:
+    for name in names:
+        if text := getattr(table, name):
+            try:
+                seconds(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def load(path: Path | None, **flags: object) -> LineConfig:
     others: dict[str, Any] = {
         name: values.pop(name) for name in ("output", "archive", "monitor") if name in values
     }
-    where = str(path) if path is not None else "line"
+    where = str(path) if path is not None else "options"
     strict = schema.load(_Strict, values, where)
     output = others.get("output", [])
     if not isinstance(output, list) or not all(isinstance(t, dict) for t in output):

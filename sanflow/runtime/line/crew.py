@@ -19,8 +19,7 @@ class Crew:
         self._queue, self._emitter = queue, emitter
         self._idle, self._checked = idle, checked
         self._workers: list[Worker] = []
-        self.left_behind = 0
-        """Threads that never came back from an engine."""
+        self._left: list[Worker] = []
 
     def start(self, count: int) -> None:
         """Have `count` workers."""
@@ -39,8 +38,14 @@ class Crew:
         for worker in [worker for worker in self._workers if worker.since is not None]:
             worker.abandon()
             self._workers.remove(worker)
-            self.left_behind += 1
+            self._left.append(worker)
         self.start(count)
+
+    @property
+    def lost(self) -> int:
+        """Threads that did not come back from an engine yet."""
+        self._left = [worker for worker in self._left if worker.alive]
+        return len(self._left)
 
     def older_than(self, moment: float) -> bool:
         """Whether somebody still works on what was begun before `moment`."""
@@ -48,10 +53,12 @@ class Crew:
         return any(since is not None and since < moment for since in begun)
 
     def join(self, timeout: float) -> None:
-        """Wait for the end of all, `timeout` seconds at most."""
+        """Wait for the end of all, `timeout` seconds at most; the others are lost."""
         end = time.monotonic() + timeout
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
+        self._left += self._workers
+        self._workers = []
 
 
 def _busy(worker: Worker) -> float:

@@ -95,9 +95,10 @@ class Grabber:
         self._abandoned = True
         self.stop()
 
-    def join(self, timeout: float) -> None:
-        """Wait for the end, `timeout` seconds at most."""
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended, after `timeout` seconds at most."""
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _loop(self) -> None:
         wait = FIRST_WAIT

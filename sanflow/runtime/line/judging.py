@@ -22,7 +22,7 @@ from .swap import Judge, Swapper
 
 GRACE = 1.0
 """Seconds after a swap before the old engine is closed."""
-MOST_LEFT_BEHIND = 8
+MOST_LOST = 8
 """Stuck threads after which only a new process helps."""
 
 _log = logging.getLogger(__name__)
@@ -86,12 +86,16 @@ class Judging:
         """Hand out what waits, and end; the queue takes no more parts."""
         self._queue.close()
 
-    def join(self, timeout: float) -> None:
-        """Wait for the workers, then close the engine unless one is stuck in it."""
+    def join(self, timeout: float) -> int:
+        """Wait for the workers, then close the engines; how many threads are still inside one."""
         self._crew.join(timeout)
         judge = self._queue.switch(None)
-        if judge is not None and not self._crew.older_than(time.monotonic()):
-            judge.close()
+        lost = self._crew.lost
+        if not lost:
+            for retired in (judge, *(judge for _, judge in self._retired)):
+                if retired is not None:
+                    retired.close()
+        return lost
 
     def _give_up(self) -> None:
         # Not closed: a thread is inside of it.
@@ -100,7 +104,7 @@ class Judging:
         text = f"the engine has not come back for {self._hang:g} s"
         _log.error("%s; it is opened anew", text)
         self._keeper.fault("engine", text)
-        if self._crew.left_behind > MOST_LEFT_BEHIND:
+        if self._crew.lost > MOST_LOST:
             raise EngineError(f"{text}, time after time; only a new process helps")
 
     def _switch(self, judge: Judge, path: str) -> None:

@@ -51,7 +51,9 @@ class Keeper:
             if result.late:
                 self._late, self._timely = self._late + 1, 0
                 if self._late >= self._late_to_fault:
-                    text = f"{self._late} parts in a row were not judged by their deadline"
+                    # The same words however many follow: it is one fault, told once.
+                    count = self._late_to_fault
+                    text = f"{count} or more parts in a row were not judged by their deadline"
                     self.faults["late"] = text
                 return
             if result.score is None:

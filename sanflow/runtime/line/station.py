@@ -84,6 +84,7 @@ class Station:
         path = os.fspath(bundle)
         self._judging = Judging(path, line, prove, self.queue, self.emitter, self.keeper)
         self._grabber: Grabber | None = None
+        self._grabbers: list[Grabber] = []
         self._stop = threading.Event()
         self._said: StationState | None = None
 
@@ -152,6 +153,7 @@ class Station:
         silence = seconds(table.silence) if table.silence else None
         grabber = Grabber(self._make_source, self.admission, triggered=triggered, silence=silence)
         self._grabber = grabber
+        self._grabbers = [g for g in self._grabbers if not g.join(0.0)] + [grabber]
         self.admission.request = grabber.request if triggered else None
         grabber.start()
         if first:
@@ -252,7 +254,8 @@ class Station:
             grabber.join(self._hang)
         self._judging.close()
         self.emitter.close()
-        self._judging.join(1.0)
+        self.tally.lost_threads += self._judging.join(self._hang)
+        self.tally.lost_threads += sum(not grabber.join(0.0) for grabber in self._grabbers)
         self.keeper.stage("Halted")
         final = self.keeper.snapshot(0)
         self.recorder.tell(final)

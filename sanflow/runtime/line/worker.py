@@ -54,6 +54,11 @@ class Worker:
         """End when the engine comes back, if ever."""
         self._abandoned = True
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
     def join(self, timeout: float) -> None:
         """Wait for the end, `timeout` seconds at most."""
         self._thread.join(timeout)
