@@ -23,7 +23,7 @@ from .bench import Latency, full_batches
 from .engine import Engine
 from .machine import Machine, default_threads, describe, load_average, usable_cpus
 from .parity import replay_goldens
-from .registry import available_engines, default_setting, open_engine
+from .registry import ENGINES, available_engines, default_setting, open_engine
 from .setting import Setting
 from .tuned import SCHEMA, Goal, Tuned, this_device, write
 from .turns import Turns, bits
@@ -263,6 +263,8 @@ class _Search:
 
 def shapes(engine: str, goal: Goal) -> list[Setting]:
     """Threads and inferences in flight that are worth trying here; knobs at their defaults."""
+    if ENGINES[engine].gpu:
+        return [Setting(engine, count, count) for count in _together(engine, goal)]
     cores = default_threads()
     counts = sorted({1, max(1, cores // 2), cores, usable_cpus()})
     if goal == "latency":  # a second inference at the same time never makes the first one faster
@@ -275,11 +277,19 @@ def shapes(engine: str, goal: Goal) -> list[Setting]:
     ]
 
 
+def _together(engine: str, goal: Goal) -> range:
+    """Inferences at a time on a GPU: a third one hides copies, more only share its cores."""
+    several = goal == "throughput" and engine.startswith("tensorrt")
+    return range(1, 4 if several else 2)
+
+
 def knobs(setting: Setting) -> list[dict[str, Any]]:
     """Single changes of a setting's other fields that its engine knows and this machine has."""
     if setting.engine == "onnxruntime":
         waiting = [{"spinning": True}] if setting.threads > setting.in_flight else []
         return [*waiting, {"parallel": True}]
+    if ENGINES[setting.engine].gpu:
+        return [{"cuda_graphs": False}] if setting.engine.startswith("tensorrt") else []
     changes: list[dict[str, Any]] = [{"pinned": True}]
     if usable_cpus() > default_threads():
         changes += [{"hyper_threading": True}, {"hyper_threading": False}]
