@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from ..model.cflow import CFLOW
+from ..model.cls_cnf import CLSCNF
 from ..model.fastflow import FastFlow
 from ..model.method import Method
 from ..model.pyramid import Pyramid
 from ..model.sanflow import SANFlow
 from . import passes
+from .blend import naive_blend
 from .deploy import DeployModel
 from .macs import macs, stored_values
 from .naive import naive
@@ -70,12 +72,17 @@ def compile_model(model: Method[Any]) -> Compiled:
 
     A method that the passes do not know is traced as it was trained.
     """
+    if isinstance(model, CLSCNF):
+        return _passed(naive_blend(model))
     if not isinstance(model, FLOWS):
         plain = copy.deepcopy(model).eval().requires_grad_(False)
         count, stored = macs(plain), stored_values(plain)
         record = PassRecord(0, "as trained", count, count, stored, stored, "traced as it is")
         return Compiled(plain, (record,))
-    state = naive(model)
+    return _passed(naive(model))
+
+
+def _passed(state: DeployModel) -> Compiled:
     records = []
     before = macs(state), stored_values(state)
     for number, (apply, note) in enumerate(PASSES, start=1):

@@ -70,7 +70,11 @@ class Features(nn.Module):
         self.pools = tuple(pools)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps, side = cast("list[Tensor]", self.body(x)), self.smooth
+        return self.entered(cast("list[Tensor]", self.body(x)))
+
+    def entered(self, maps: list[Tensor]) -> list[Tensor]:
+        """The same of tapped maps."""
+        side = self.smooth
         if side > 1:
             maps = [F.avg_pool2d(m, side, 1, side // 2, count_include_pad=False) for m in maps]
         pooled = [torch.cat([cells(m, side) for m in maps], dim=1) for side in self.pools]
@@ -237,7 +241,11 @@ class DeployModel(nn.Module):
     def latents(self, images: Tensor) -> Latents:
         """Latents of every level; their channels may be scaled or permuted by a pass."""
         x = self.pixels(images)
-        flows = [level(v) for level, v in zip(self.levels, self.extractor(x), strict=True)]
+        return self.latents_of(x, self.extractor(x))
+
+    def latents_of(self, x: Tensor, maps: list[Tensor]) -> Latents:
+        """The same of pixels and each level's map."""
+        flows = [level(v) for level, v in zip(self.levels, maps, strict=True)]
         gamma, centre = self.head(x)
         return Latents([z for z, _ in flows], [j for _, j in flows], gamma, centre)
 

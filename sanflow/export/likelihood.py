@@ -117,7 +117,7 @@ class Likelihood(nn.Module):
         Interpolation is linear, and its weights sum to 1: a level of one cell is a constant that
         may be added to any other map.
         """
-        ceiling = self.config.ceiling
+        ceiling = self.config.fused
         parts: dict[tuple[int, int], Tensor] = {}
         for k, m in enumerate(above):
             part = m if ceiling is None else torch.exp(-m)

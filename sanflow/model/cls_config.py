@@ -38,5 +38,4 @@ class ClsCnfConfig(PyramidConfig):
     @property
     def ceiling(self) -> float | None:
         """The flows' largest value and the classifier's, whose weight is at most 1."""
-        flows = super().ceiling
-        return None if flows is None else flows + 1
+        return None if self.fused is None else self.fused + 1

@@ -210,10 +210,15 @@ class PyramidConfig(MethodConfig):
         return len(self.taps) + len(self.pools)
 
     @property
-    def ceiling(self) -> float | None:
-        """The largest value of the fused map; None where it has no bound."""
+    def fused(self) -> float | None:
+        """The largest value that the levels fuse to; None where it has no bound."""
         whole = len(self.taps) + self.pool_weight * len(self.pools)
         return whole if self.fusion == "likelihood" else None
+
+    @property
+    def ceiling(self) -> float | None:
+        """The same: they are the whole map."""
+        return self.fused
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""CLS-CNF's inference model: the compiled flows, and the classifier on the same tapped maps.
+
+Its map is theirs plus w sigmoid(classifier); the extractor is computed once for both.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..model.cls_cnf import CLSCNF
+from ..model.score import image_score
+from .deploy import DeployModel, Features
+from .naive import naive
+
+
+class SharedFeatures(Features):
+    """Each level's map, and the tapped maps they were made of."""
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:  # type: ignore[override]
+        tapped = cast("list[Tensor]", self.body(x))
+        return self.entered(tapped), tapped
+
+
+class Defects(nn.Module):
+    """w sigmoid(logits) at every pixel, (B, H, W), of tapped maps."""
+
+    weight: Tensor
+
+    def __init__(self, classifier: nn.Module, weight: Tensor) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("weight", weight)
+
+    def forward(self, tapped: list[Tensor]) -> Tensor:
+        logits = cast(Tensor, self.classifier(tapped))
+        return self.weight * torch.sigmoid(logits)[:, 0]
+
+
+class Blend(DeployModel):
+    """The flows' inference model with a classifier beside them."""
+
+    def __init__(self, flows: DeployModel, defects: Defects) -> None:
+        own = cast(Features, flows.extractor)
+        shared = SharedFeatures(own.body, list(own.entries), own.smooth, own.pools)
+        levels = list(flows.levels)
+        super().__init__(flows.config, flows.pixels, shared, flows.head, levels, flows.likelihood)
+        self.decoder = defects
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pixels(images)
+        levels, tapped = self.extractor(x)
+        _, flows = self.likelihood(self.latents_of(x, levels))
+        joined = cast(Tensor, flows) + self.decoder(tapped)
+        return image_score(joined, self.config), joined
+
+
+@torch.no_grad()
+def naive_blend(model: CLSCNF) -> Blend:
+    """A copy of the trained model in float64, its flows in the form in which FrEIA runs them."""
+    own = copy.deepcopy(model.decoder).double().eval().requires_grad_(False)
+    return Blend(naive(model), Defects(own, model.map_weight.double().clone())).eval()
