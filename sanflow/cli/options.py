@@ -111,7 +111,16 @@ RoiOption = Annotated[
     ),
 ]
 LayoutOption = Annotated[
-    str | None, typer.Option("--layout", help="auto, mvtec, folder, or csv; default: auto.")
+    str | None,
+    typer.Option(
+        "--layout",
+        help="auto, mvtec, folder, csv; public data sets: mvtec-ad, visa, btad, mtd, stc, classes. "
+        "Default: auto.",
+    ),
+]
+CategoryOption = Annotated[
+    str | None,
+    typer.Option("--category", help="Which product, scene or class of a data set with several."),
 ]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the images that the check found bad.")

@@ -41,6 +41,7 @@ def open_subject(
     data: Path,
     *,
     layout: str | None,
+    category: str | None,
     rate: float | None,
     engine: str | None,
     threads: int | None,
@@ -48,19 +49,20 @@ def open_subject(
     device: str,
 ) -> Iterator[Subject]:
     """Open a run or a bundle with the test images of `data`; InputError if it is neither."""
+    given = {k: v for k, v in (("layout", layout), ("category", category)) if v is not None}
     if (path / "run.json").is_file():
         if (engine, threads, precision) != (None, None, None):
             raise InputError(
                 f"{path} is a run, which PyTorch scores; --engine, --threads and --precision are "
                 "for bundles"
             )
-        yield _run(path, data, layout, rate, device)
+        yield _run(path, data, given, rate, device)
     elif (path / "manifest.json").is_file():
         if rate is not None:
             raise InputError(
                 f"{path} is a bundle and has its threshold; change it with `sanflow threshold`"
             )
-        with _bundle(path, data, layout, engine, threads, precision) as subject:
+        with _bundle(path, data, given, engine, threads, precision) as subject:
             yield subject
     else:
         raise InputError(
@@ -69,7 +71,9 @@ def open_subject(
         )
 
 
-def _run(path: Path, data: Path, layout: str | None, rate: float | None, device: str) -> Subject:
+def _run(
+    path: Path, data: Path, given: Mapping[str, str], rate: float | None, device: str
+) -> Subject:
     from ..calibration.calibrate import load_calibration
     from ..data.layout import open_dataset
     from ..evaluation.subject import run_scorer, run_subject, seen_images
@@ -77,7 +81,7 @@ def _run(path: Path, data: Path, layout: str | None, rate: float | None, device:
 
     run = open_run(path)
     calibration = load_calibration(run)
-    dataset = open_dataset(data, _with_layout(run.config.data, layout))
+    dataset = open_dataset(data, _changed(run.config.data, given))
     return Subject(
         samples=dataset.test,
         root=dataset.root,
@@ -93,7 +97,7 @@ def _run(path: Path, data: Path, layout: str | None, rate: float | None, device:
 def _bundle(
     path: Path,
     data: Path,
-    layout: str | None,
+    given: Mapping[str, str],
     engine: str | None,
     threads: int | None,
     precision: str | None,
@@ -112,7 +116,7 @@ def _bundle(
             return result.score, result.map
 
         manifest, graph = detector.bundle.manifest, detector.engine.graph
-        config = _with_layout(DataConfig(roi=manifest.pixels.roi), layout)
+        config = _changed(DataConfig(roi=manifest.pixels.roi), given)
         dataset = open_dataset(data, config)
         name = f"{detector.engine.name} {detector.engine.version}"
         yield Subject(
@@ -126,10 +130,8 @@ def _bundle(
         )
 
 
-def _with_layout(config: DataConfig, layout: str | None) -> DataConfig:
+def _changed(config: DataConfig, given: Mapping[str, str]) -> DataConfig:
     from .. import schema
     from ..data.config import DataConfig
 
-    if layout is None:
-        return config
-    return schema.load(DataConfig, {**schema.dump(config), "layout": layout}, "data")
+    return schema.load(DataConfig, {**schema.dump(config), **given}, "data")

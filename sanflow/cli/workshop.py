@@ -13,6 +13,7 @@ from ..errors import DataError
 from . import show
 from .app import app
 from .options import (
+    CategoryOption,
     ConfigOption,
     DataArgument,
     DeviceOption,
@@ -43,6 +44,7 @@ PANEL = "On the training PC"
 def check(
     data: DataArgument,
     layout: LayoutOption = None,
+    category: CategoryOption = None,
     roi: RoiOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +52,7 @@ def check(
     from ..data.check import check_dataset
     from ..data.layout import open_dataset
 
-    config = run_config(roi=roi, data__layout=layout).data
+    config = run_config(roi=roi, data__layout=layout, data__category=category).data
     dataset = open_dataset(data, config)
     with show.counting("checking images") as progress:
         report = check_dataset(dataset, config, progress)
@@ -83,6 +85,7 @@ def synth(
     size: SizeOption = None,
     roi: RoiOption = None,
     layout: LayoutOption = None,
+    category: CategoryOption = None,
     seed: SeedOption = None,
 ) -> None:
     """Draw good parts beside the synthetic anomalies that training will make of them."""
@@ -97,6 +100,7 @@ def synth(
         size=size,
         roi=roi,
         data__layout=layout,
+        data__category=category,
         optim__seed=seed,
     )
     dataset = open_dataset(data, chosen.data)
@@ -133,6 +137,7 @@ def train(
     seed: SeedOption = None,
     roi: RoiOption = None,
     layout: LayoutOption = None,
+    category: CategoryOption = None,
     device: DeviceOption = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue after the last finished epoch of --out.")
@@ -155,6 +160,7 @@ def train(
         "optim__epochs": epochs,
         "optim__seed": seed,
         "data__layout": layout,
+        "data__category": category,
     }
     given = [preset, config, sets, *flags.values()]
     # A run knows its configuration: resumed without a flag, it goes on with its own.
@@ -212,6 +218,7 @@ def evaluate(
     ] = None,
     rate: FalseAlarmOption = None,
     layout: LayoutOption = None,
+    category: CategoryOption = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
@@ -230,6 +237,7 @@ def evaluate(
         subject,
         data,
         layout=layout,
+        category=category,
         rate=rate,
         engine=engine,
         threads=threads,

@@ -86,7 +86,8 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
         write_report(
             found, samples, run_scorer(run, device), run.pixel_path, folder.path / "report"
         )
-    clock.seconds["train"] = _training_seconds(run)
+    # A training that was stopped and went on: its epochs know their time, wherever they ran.
+    clock.seconds["train"] = max(clock.seconds["train"], _training_seconds(run))
     result = _result(folder, cell, run, found, parity, clock.seconds)
     folder.finish(result)
     if not cell.keep_models:

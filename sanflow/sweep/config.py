@@ -17,7 +17,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PATHS = {"weights"}
+OWN = "own"
+PATHS = {"weights", "hybrid.textures.folder"}
 """Fields of a run that name a file or folder."""
 
 
@@ -34,8 +35,8 @@ class DataEntry:
     """Empty: all that a public data set has there, or a user's own data as a whole."""
     skip_bad: bool = False
     """Go on without images that cannot be used or are there twice."""
-    paper_settings: bool = False
-    """Use the input size that the method's authors chose for each category."""
+    category_presets: bool = False
+    """Take the preset METHOD-CATEGORY, what a method's authors chose for each category."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class SweepConfig:
 
     data: tuple[DataEntry, ...]
     methods: tuple[str, ...] = ("sanflow",)
-    presets: tuple[str, ...] = ("sanflow",)
+    presets: tuple[str, ...] = (OWN,)
+    """Names of presets; `own` is the one that is called like the method."""
     seeds: tuple[int, ...] = (0,)
     target: str = "onnx"
     precision: str = "fp32"

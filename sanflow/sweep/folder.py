@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,7 +53,7 @@ class Result:
     parity: dict[str, float | None]
     """`flips` outside the band, `score` and `map`: the largest errors of the exported graph."""
     seconds: dict[str, float]
-    """`train` over all attempts; `calibrate`, `export`, `verify` and `evaluate` of the last one."""
+    """`train`, with what went before the epochs, `calibrate`, `export`, `verify`, `evaluate`."""
     parameters: dict[str, int]
     """`trained`, and `all` with the extractor's."""
     peak_memory: float | None
@@ -108,7 +110,12 @@ class CellFolder:
         self._write(CELL, cell)
 
     def begin(self) -> None:
-        """Note that this process takes the cell up."""
+        """Note that this process takes the cell up, and remove what a killed one left half-made."""
+        for left in self.path.glob(".*"):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
         line = f"{now()} {platform.node()} {os.getpid()}\n"
         with (self.path / ATTEMPTS).open("a", encoding="utf-8") as file:
             file.write(line)

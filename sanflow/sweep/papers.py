@@ -56,7 +56,7 @@ def papers() -> tuple[Paper, ...]:
 
 def find_paper(cell: Cell, category: str) -> Paper | None:
     """The figure nearest to a cell: its own ablation, else its method; its extractor, else any."""
-    places = {cell.data, cell.config.data.layout}
+    places, preset = {cell.data, cell.config.data.layout}, cell.preset.removeprefix("edge-")
     extractor = getattr(cell.config.model, "extractor", "")
     found = [
         paper
@@ -64,7 +64,7 @@ def find_paper(cell: Cell, category: str) -> Paper | None:
         if paper.data in places
         and paper.method == cell.method
         and paper.category == category
-        and paper.preset in ("", cell.preset)
+        and paper.preset in ("", preset)
     ]
-    best = sorted(found, key=lambda p: (p.preset != cell.preset, p.extractor != extractor))
+    best = sorted(found, key=lambda p: (p.preset != preset, p.extractor != extractor))
     return best[0] if best else None

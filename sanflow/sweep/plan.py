@@ -14,10 +14,10 @@ from ..data.check import check_dataset
 from ..data.config import DataConfig
 from ..data.layout import GOOD, Dataset, open_dataset
 from ..data.protocols import PROTOCOLS
+from ..data.textures import texture_files
 from ..errors import ConfigError, DataError
-from ..training.presets import load_config
-from .config import DataEntry, Sweep
-from .settings import paper_settings
+from ..training.presets import PRESETS, load_config
+from .config import OWN, DataEntry, Sweep
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
@@ -56,12 +56,14 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
     """The cells, in the order of data set, category, method, preset, seed.
 
     Finds every image and reads none. Raises ConfigError for an unknown method, preset or field,
-    DataError where a data set or a category of it is missing or not complete.
+    DataError where a data set, a category of it or a folder of textures is missing or not complete.
     """
     cells = tuple(cell for entry in sweep.config.data for cell in _cells(sweep, entry))
     names = [cell.name for cell in cells]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"data: two data sets make the cell {twice[0]}; give each its own name")
+    for folder in {cell.config.hybrid.textures.folder for cell in cells} - {""}:
+        texture_files(folder)
     for cell, dataset in _datasets(cells):
         labels = {sample.label == GOOD for sample in dataset.test}
         if labels != {True, False}:
@@ -100,9 +102,8 @@ def _cells(sweep: Sweep, entry: DataEntry) -> Iterator[Cell]:
         _categories(root, entry), config.methods, config.presets, config.seeds
     ):
         overrides = sweep.overrides(method)
-        if entry.paper_settings:
-            overrides |= paper_settings(entry.layout, method, category or "")
         overrides |= {"data.layout": entry.layout, "data.category": category, "optim.seed": seed}
+        name = _preset(entry, method, preset, category)
         yield Cell(
             method=method,
             preset=preset,
@@ -111,7 +112,7 @@ def _cells(sweep: Sweep, entry: DataEntry) -> Iterator[Cell]:
             seed=seed,
             root=str(root),
             skip_bad=entry.skip_bad,
-            config=load_config(preset, None, overrides),
+            config=load_config(name, None, overrides, method),
             target=config.target,
             precision=config.precision,
             device=config.device,
@@ -119,6 +120,18 @@ def _cells(sweep: Sweep, entry: DataEntry) -> Iterator[Cell]:
             gpus=config.gpus,
             keep_models=config.keep_models,
         )
+
+
+def _preset(entry: DataEntry, method: str, preset: str, category: str | None) -> str | None:
+    """Its name; None for the method's own."""
+    if entry.category_presets:
+        for name in (f"{entry.layout}-{category}", category):
+            if f"{method}-{name}" in PRESETS:
+                return name
+        raise ConfigError(
+            f"category_presets: {method} has none for {category} of {entry.layout}; leave it out"
+        )
+    return None if preset == OWN else preset
 
 
 def _categories(root: Path, entry: DataEntry) -> tuple[str | None, ...]:

@@ -13,7 +13,6 @@ from sanflow.errors import ConfigError, DataError, InputError
 from sanflow.imaging import read, write_png
 from sanflow.sweep.config import Sweep, read_sweep
 from sanflow.sweep.plan import check_data, plan
-from sanflow.sweep.settings import paper_settings
 
 
 def changed(toml: Path, old: str, new: str) -> Path:
@@ -25,10 +24,10 @@ def changed(toml: Path, old: str, new: str) -> Path:
 
 
 def test_cells_are_all_combinations_with_every_choice(toml: Path) -> None:
-    changed(toml, 'presets = ["edge"]', 'presets = ["edge", "sanflow"]')
+    changed(toml, 'presets = ["edge"]', 'presets = ["edge", "own"]')
     cells = plan(read_sweep(toml))
     assert [cell.name for cell in cells] == [
-        f"sanflow-{preset}-parts-seed{seed}" for preset in ("edge", "sanflow") for seed in (0, 1)
+        f"sanflow-{preset}-parts-seed{seed}" for preset in ("edge", "own") for seed in (0, 1)
     ]
     assert [cell.config.optim.seed for cell in cells] == [0, 1, 0, 1]
     assert {cell.config.model.height for cell in cells} == {64}
@@ -132,11 +131,27 @@ def test_bad_images_may_be_left_out(toml: Path, parts: Path, tmp_path: Path) -> 
     check_data(plan(read_sweep(toml)))
 
 
-def test_settings_of_the_papers() -> None:
-    sizes = {c: paper_settings("mvtec-ad", "cflow", c)["model.height"] for c in ("grid", "pill")}
+def test_presets_of_categories(toml: Path, parts: Path, tmp_path: Path) -> None:
+    for name in ("grid", "pill"):
+        shutil.copytree(parts, tmp_path / "mvtec" / name)
+    entry = 'root = "mvtec"\nlayout = "mvtec-ad"\ncategory_presets = true'
+    changed(toml, f'root = "{parts.as_posix()}"', entry)
+    changed(toml, 'presets = ["edge"]', 'methods = ["cflow"]')
+    text = toml.read_text("utf-8")
+    toml.write_text(text[: text.index("[set]")], "utf-8")
+    sizes = {c.category: c.config.model.height for c in plan(read_sweep(toml))}
     assert sizes == {"grid": 512, "pill": 256}
-    with pytest.raises(ConfigError, match="none are known of sanflow on visa"):
-        paper_settings("visa", "sanflow", "pcb1")
+    with pytest.raises(ConfigError, match="sanflow has none for grid of mvtec-ad"):
+        plan(read_sweep(changed(toml, '"cflow"', '"sanflow"')))
+
+
+def test_a_texture_folder_that_is_not_there(toml: Path) -> None:
+    changed(toml, 'presets = ["edge"]', 'methods = ["cls-cnf"]')
+    text = toml.read_text("utf-8")
+    new = '[set]\nhybrid = { textures = { folder = "absent" } }'
+    toml.write_text(text[: text.index("[set]")] + new, "utf-8")
+    with pytest.raises(DataError, match="absent: no such folder of textures"):
+        plan(read_sweep(toml))
 
 
 @pytest.mark.parametrize(
