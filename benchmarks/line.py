@@ -1,6 +1,6 @@
 """The in-line station beside the bare engine: the GIL, overhead, overlap, the deadline's jitter.
 
-    python benchmarks/line.py BUNDLE [--engine NAME] [--seconds S] [--out FILE]
+    python benchmarks/line.py BUNDLE [--engine NAME] [--only WHAT] [--seconds S] [--out FILE]
 
 The GIL: a thread counts in pure Python while another one is inside the engine. If the engine's call
 keeps the GIL the count stands still; beside it what a sleeping thread and a thread of pure Python
@@ -128,8 +128,9 @@ def station(
     return keep.results
 
 
-def gil(judge: Judge, seconds: float) -> dict[str, float]:
+def gil(kept: Kept, seconds: float) -> dict[str, float]:
     """How far a thread of pure Python counts while another one does something else."""
+    judge = kept("")
     batch = np.zeros(judge.engine.inputs[0].shape, np.uint8)
 
     def python() -> None:
@@ -212,6 +213,7 @@ def overhead(judge: Kept, seconds: float, grey: bool) -> dict[str, float]:
         "bare engine p50, ms": _r(1e3 * statistics.median(alone)),
         "engine in the station p50, ms": _r(statistics.median(r.engine_ms for r in results)),
         "arrival to verdict without the engine p50, ms": _r(statistics.median(beside)),
+        "of it waiting for the worker p50, ms": _r(statistics.median(r.wait_ms for r in results)),
         "of it pixels to size p50, ms": _r(statistics.median(r.prepare_ms for r in results)),
         "of it waiting and handing over p50, ms": _r(
             statistics.median(r.total_ms - r.engine_ms - r.prepare_ms for r in results)
@@ -241,9 +243,9 @@ def overlap(judge: Kept, seconds: float) -> dict[str, float]:
     }
 
 
-def jitter(open_judge: Callable[[str], Judge], count: int) -> dict[str, float]:
+def jitter(kept: Kept, seconds: float) -> dict[str, float]:
     """When rejects leave whose engine is not back at the deadline; the slow side archives."""
-    judge = open_judge("")
+    judge = kept("")
     real, deadline = judge.infer, 0.05
 
     def slow_infer(batch: NDArray[np.uint8]) -> Any:
@@ -254,7 +256,7 @@ def jitter(open_judge: Callable[[str], Judge], count: int) -> dict[str, float]:
     pictures = frames(grey=False)
     with tempfile.TemporaryDirectory() as folder:
         results = station(
-            lambda path: judge, Still(pictures, count, 30.0), folder,
+            kept, Still(pictures, int(30 * seconds), 30.0), folder,
             '[archive]\n[[output]]\nkind = "jsonl"\n', slow=True, deadline="50ms", hang="10s",
         )  # fmt: skip
     late = sorted(r.total_ms - 1e3 * deadline for r in results if r.reason == "deadline")
@@ -303,12 +305,22 @@ def _r(value: float) -> float:
     return round(value, 3)
 
 
+FIGURES: dict[str, Callable[[Kept, float], dict[str, float]]] = {
+    "gil": gil,
+    "overhead, grey frames": lambda kept, seconds: overhead(kept, seconds, grey=True),
+    "overhead, colour frames": lambda kept, seconds: overhead(kept, seconds, grey=False),
+    "overlap": overlap,
+    "jitter": jitter,
+}
+
+
 def main() -> None:
     """Measure everything on one bundle."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle")
     parser.add_argument("--engine", action="append", help="default: all that read it")
     parser.add_argument("--seconds", type=float, default=30.0, help="per figure")
+    parser.add_argument("--only", action="append", choices=FIGURES, default=None)
     parser.add_argument("--out", type=Path, default=RESULTS / "line.json")
     given = parser.parse_args()
     from sanflow.bundle import Bundle
@@ -320,11 +332,7 @@ def main() -> None:
     sys.setswitchinterval(SWITCH)
     for name in given.engine or available_engines(target):
         kept = Kept(prove(given.bundle, name, 1))
-        rows: dict[str, Any] = {"gil": gil(kept(""), given.seconds)}
-        rows["overhead, grey frames"] = overhead(kept, given.seconds, grey=True)
-        rows["overhead, colour frames"] = overhead(kept, given.seconds, grey=False)
-        rows["overlap"] = overlap(kept, 2 * given.seconds)
-        rows["jitter"] = jitter(kept, int(30 * given.seconds))
+        rows = {what: FIGURES[what](kept, given.seconds) for what in given.only or FIGURES}
         kept.close()
         found[f"{name}, 1 thread"] = rows
         print(name, json.dumps(rows, indent=1), flush=True)

@@ -1,0 +1,130 @@
+"""Rows are whole or not there, in order, from where a reader left off, whatever the disk does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sanflow.runtime.line import journal
+from sanflow.runtime.line.journal import Follower, Journal, Position, forget, numbers
+
+
+def rows(first: int, last: int) -> list[dict[str, Any]]:
+    return [{"result": number, "detail": "größer"} for number in range(first, last + 1)]
+
+
+def _size(row: dict[str, Any]) -> int:
+    return len(json.dumps(row)) + 1
+
+
+def test_a_reader_goes_on_where_it_left_off(tmp_path: Path) -> None:
+    writer = Journal(tmp_path)
+    writer.append(rows(1, 5))
+    reader = Follower(tmp_path)
+    seen = []
+    for row in reader.rows():
+        seen.append(row["result"])
+        if row["result"] == 3:
+            break
+    writer.append(rows(6, 7))
+    later = Follower(tmp_path, reader.position)
+    assert seen + [row["result"] for row in later.rows()] == [1, 2, 3, 4, 5, 6, 7]
+    assert not list(later.rows())
+
+
+def test_files_follow_each_other(tmp_path: Path) -> None:
+    writer = Journal(tmp_path, rotate=200)
+    reader = Follower(tmp_path)
+    seen = []
+    for number in range(1, 41):
+        writer.append(rows(number, number))
+        seen += [row["result"] for row in reader.rows()]
+    assert len(numbers(tmp_path)) > 3
+    assert seen == list(range(1, 41))
+    assert [row["result"] for row in Follower(tmp_path).rows()] == seen
+
+
+def test_a_new_life_begins_a_new_file(tmp_path: Path) -> None:
+    for first in (1, 3):
+        writer = Journal(tmp_path)
+        writer.append(rows(first, first + 1))
+        writer.close()
+    assert numbers(tmp_path) == [1, 2]
+    assert list(Follower(tmp_path).rows()) == rows(1, 4)
+
+
+def test_a_torn_line_is_skipped(tmp_path: Path) -> None:
+    writer = Journal(tmp_path)
+    writer.append(rows(1, 2))
+    writer.close()
+    with open(tmp_path / "0001.jsonl", "ab") as file:
+        file.write(b'{"result": 3, "de')
+    writer = Journal(tmp_path)
+    writer.append(rows(4, 4))
+    reader = Follower(tmp_path)
+    assert [row["result"] for row in reader.rows()] == [1, 2, 4]
+
+
+def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "0001.jsonl"
+    path.write_bytes(b'{"result": 1}\n{"resu')
+    reader = Follower(tmp_path)
+    assert [row["result"] for row in reader.rows()] == [1]
+    with open(path, "ab") as file:
+        file.write(b'lt": 2}\n')
+    assert [row["result"] for row in reader.rows()] == [2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(0, 60)), max_size=12))
+def test_a_full_disk_leaves_nothing_half(plan: list[tuple[int, int | None]]) -> None:
+    """Appends that fail after any number of bytes are as if they had not been."""
+    import tempfile
+
+    write = os.write
+    with tempfile.TemporaryDirectory() as name:
+        folder, kept, number = Path(name), [], 0
+        writer = Journal(folder, rotate=150)
+        for count, limit in plan:
+            batch = rows(number + 1, number + count)
+
+            def limited(descriptor: int, data: bytes, limit: int | None = limit) -> int:
+                return write(descriptor, data if limit is None else data[:limit])
+
+            with mock.patch.object(journal.os, "write", limited):
+                if limit is None or limit >= sum(map(_size, batch)):
+                    writer.append(batch)
+                    kept += batch
+                    number += count
+                else:
+                    with pytest.raises(OSError, match="No space"):
+                        writer.append(batch)
+        assert list(Follower(folder).rows()) == kept
+        writer.close()
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        Journal(tmp_path / "file" / "journal").append(rows(1, 1))
+
+
+def test_old_files_go_when_nobody_comes_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "MOST", 3)
+    writer = Journal(tmp_path, rotate=1)
+    for number in range(1, 10):
+        writer.append(rows(number, number))
+    assert numbers(tmp_path) == [7, 8, 9]
+    reader = Follower(tmp_path, Position(2, 10))
+    assert [row["result"] for row in reader.rows()] == [7, 8, 9]
+    forget(tmp_path, 9)
+    assert numbers(tmp_path) == [9]
