@@ -125,6 +125,8 @@ def missing(name: str) -> str:
         if "tensorrt" in kind.targets[0]:
             return explain(f"{kind.package} not installed")
         return f"not installed: {install(name)}"
+    if "tensorrt" in kind.targets[0] and not installed("filelock"):
+        return f"its helpers are not installed: {install('cuda')}"
     return explain(no_gpu()) if kind.gpu else ""
 
 

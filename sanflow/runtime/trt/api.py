@@ -119,8 +119,12 @@ class Api:
             raise EngineError(f"the parser refuses the graph: {explain(said)}")
         return network, parser
 
-    def configure(self, builder: Any, recipe: Recipe, workspace: int) -> Any:
-        """A builder configuration; `workspace` in bytes."""
+    def configure(self, builder: Any, recipe: Recipe, workspace: int, sm: str = "") -> Any:
+        """A builder configuration; `workspace` in bytes.
+
+        `sm`, such as 89, is for TensorRT for RTX, which builds for every GPU from Ampere on unless
+        it is told which one.
+        """
         trt = self.trt
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -132,7 +136,15 @@ class Api:
         # Without it x - x becomes 0 even where x is not finite, and an overflow would pass as good.
         if hasattr(trt.BuilderFlag, "STRICT_NANS"):
             config.set_flag(trt.BuilderFlag.STRICT_NANS)
+        if self.product == "tensorrt-rtx" and sm:
+            self._target(config, sm)
         return config
+
+    def _target(self, rtx_config: Any, sm: str) -> None:
+        only = getattr(self.trt.ComputeCapability, f"SM{sm}")
+        rtx_config.num_compute_capabilities = 1
+        if not rtx_config.set_compute_capability(only, 0):
+            raise EngineError(f"tensorrt-rtx {self.version}: does not build for SM {sm}")
 
     def timings(self, config: Any, known: bytes) -> Any:
         """A timing cache in use by `config`, to be kept until the build ends; None on RTX.

@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 _CHILD = f"{__package__}.child"
 _TAIL = 5
+_SIGKILL = 9  # the signal module of Windows has no name for it
 
 
 @dataclass
@@ -110,7 +111,7 @@ def _events(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
 def _ending(code: int, job: Job, tail: deque[str], log: Path) -> str:
     """Why a child ended without a word of its own."""
     said = f"; TensorRT's last words: {' / '.join(tail)}" if tail else ""
-    if code == -signal.SIGKILL:
+    if code == -_SIGKILL:
         says, fix = KILLED
         workspace = f"it was allowed {job.workspace / 2**20:.0f} MiB of workspace"
         return f"{job.product}: {says}; {workspace}; {fix}{said}"

@@ -16,10 +16,12 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from ... import schema
 from ...errors import EngineError, SanflowError
+from .. import private
 from ..engine import TensorSpec
 from .api import Api, Product, Recipe, load
 from .messages import explain
@@ -39,6 +41,8 @@ class Job:
     timings: str
     timing_bytes: int
     """How many of the bytes after the first line are the timings."""
+    sm: str = ""
+    """The GPU's compute capability, such as 87; empty where no GPU is meant."""
 
 
 def build(job: Job, timings: bytes, graph: bytes, say: Any) -> None:
@@ -68,9 +72,9 @@ def build(job: Job, timings: bytes, graph: bytes, say: Any) -> None:
         raise _failed(api, [*errors, f"{type(error).__name__}: {error}"]) from error
     if plan is None:
         raise _failed(api, errors or ["the builder returned nothing and logged no error"])
-    _write(job.plan, plan)
+    private.write(Path(job.plan), plan)
     if timed:
-        _write(job.timings, timed)
+        private.write(Path(job.timings), timed)
     say({"built": time.perf_counter() - begin})
 
 
@@ -86,7 +90,7 @@ def _build(
             f"the parsed graph has {', '.join(map(str, found)) or 'no tensors'}, the manifest says "
             f"{', '.join(map(str, job.tensors))}; export the run again"
         )
-    config = api.configure(builder, job.recipe, job.workspace)
+    config = api.configure(builder, job.recipe, job.workspace, job.sm)
     monitor = api.monitor(told)
     config.progress_monitor = monitor
     cache = api.timings(config, timings)
@@ -102,14 +106,6 @@ def _failed(api: Api, said: list[str]) -> EngineError:
     # The first error is the cause, the rest its consequences.
     known = [text for text in said if explain(text) != " ".join(text.split())]
     return EngineError(f"{api.product} {api.version}: {explain((known or said)[0])}")
-
-
-def _write(path: str, data: bytes | memoryview) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def main() -> int:

@@ -153,6 +153,7 @@ def _build(
             plan=os.path.join(work, "plan"),
             timings=os.path.join(work, "timings"),
             timing_bytes=len(timings),
+            sm="".join(map(str, gpu.sm)),
         )
         try:
             built = build.run(

@@ -151,9 +151,10 @@ def rtx() -> Any:
 
 
 @pytest.mark.trt_builder
-def test_our_builder_code_runs_with_nvidias_builder(rtx: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sm", ["", "75", "89"])
+def test_our_builder_code_runs_with_nvidias_builder(rtx: Any, tmp_path: Path, sm: str) -> None:
     events: list[dict[str, Any]] = []
-    built = job(tmp_path, product="tensorrt-rtx")
+    built = job(tmp_path, product="tensorrt-rtx", sm=sm)
     child.build(built, b"", network().SerializeToString(), events.append)
     assert (tmp_path / "plan").stat().st_size > 1000
     assert "built" in events[-1]

@@ -15,6 +15,7 @@ from sanflow.errors import EngineError, InputError, ParityError
 from sanflow.runtime import Detector, open_engine
 from sanflow.runtime.setting import Gpu
 from sanflow.runtime.trt import cache, child, ladder
+from sanflow.runtime.trt import key as key_module
 from sanflow.runtime.trt import plan as module
 from sanflow.runtime.trt.api import Recipe, load
 from sanflow.runtime.trt.cuda import device
@@ -22,7 +23,7 @@ from sanflow.runtime.trt.key import PlanKey, plan_key
 from sanflow.runtime.trt.plan import build_plan
 
 from ..conftest import noise
-from .conftest import Trt, setting
+from .conftest import FakeCuda, Trt, setting
 
 Jobs = list[child.Job]
 
@@ -95,6 +96,28 @@ def test_anything_that_a_plan_depends_on_gives_another_one(standin: Any) -> None
     # Timings are the device's: shared by its graphs, by nothing else.
     shared = {name for name, other in zip(KEY, others, strict=True) if other.device == key.device}
     assert shared == {"graph", "precision"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13", "470.57.02"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build",
+            "580.65.06",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release", "540.4.0"),
+    ],
+)
+def test_the_drivers_version_is_read(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, text: str, found: str
+) -> None:
+    files = {
+        "/proc/driver/nvidia/version": text,
+        "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
+    }
+    monkeypatch.setattr(key_module, "_text", files.__getitem__)
+    assert key_module.driver_version(device()) == f"CUDA 13.0, {found}, L4T 36.4.3"
 
 
 def test_another_version_or_gpu_builds_its_own(
