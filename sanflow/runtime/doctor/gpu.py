@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from .. import private
+from ..trt.key import kernel_module
 from ..trt.messages import explain
 from .check import Check
 from .jetson import Jetson, jetson
@@ -80,12 +79,8 @@ def _described(gpu: dict[str, Any]) -> str:
 
 def _module() -> str:
     """The kernel module's version, which a desktop's driver tells."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text("utf-8", "replace")
-    except OSError:
-        return ""
-    found = re.search(r"Kernel Module\D*([\d.]+)", text)
-    return f", kernel module {found[1]}" if found else ""
+    found = kernel_module()
+    return f", kernel module {found}" if found else ""
 
 
 def _plans() -> Check:

@@ -72,11 +72,16 @@ def plan_key(graph: str, precision: str, api: Api, device: Device, recipe: Recip
 
 def driver_version(device: Device) -> str:
     """CUDA's level, the kernel module's version and L4T's release, as far as they can be read."""
-    # "Kernel Module  580.65.06", or for the open one "Kernel Module for x86_64  580.65.06".
-    module = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", _text("/proc/driver/nvidia/version"))
     release = l4t()
-    words = [f"CUDA {device.driver}", module and module[1], release and f"L4T {release}"]
+    words = [f"CUDA {device.driver}", kernel_module(), release and f"L4T {release}"]
     return ", ".join(word for word in words if word)
+
+
+def kernel_module() -> str | None:
+    """The version of NVIDIA's kernel module, for example 580.65.06; None where it does not tell."""
+    # "Kernel Module  580.65.06", or for the open one "Kernel Module for x86_64  580.65.06".
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", _text("/proc/driver/nvidia/version"))
+    return found[1] if found else None
 
 
 def l4t() -> str | None:

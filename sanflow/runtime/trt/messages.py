@@ -138,8 +138,8 @@ KILLED = (
     " add swap, or build with a smaller --workspace",
 )
 NON_FINITE = (
-    "the engine's output is not finite, so the part gets no verdict, which the line must reject",
-    "use --precision fp32 for this bundle and report it with the output of sanflow doctor",
+    "scores or maps of the golden samples are not finite, so no part is judged with this plan",
+    "use --precision fp32 for this bundle, and report it with the output of sanflow doctor",
 )
 
 

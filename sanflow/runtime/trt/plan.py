@@ -29,6 +29,7 @@ from .child import Job
 from .cuda import Device, device, open_cuda
 from .engine import CLASSES, PlanRefusedError, TrtEngine
 from .key import PlanKey, plan_key
+from .messages import NON_FINITE
 
 MIB = 2**20
 INTEGRATED_WORKSPACE = 1024 * MIB
@@ -86,10 +87,13 @@ def build_plan(
             "%s%s: golden samples: %s", graph.files[0], _flags(recipe), "; ".join(found.failures)
         )
     assert found is not None
+    what = f"{engine} {api.version} on {gpu.name}: {graph.files[0]}"
+    if found.score_error is None or found.map_error is None:
+        raise ParityError(f"{what}: {'; '.join(NON_FINITE)}")
     raise ParityError(
-        f"{engine} {api.version} on {gpu.name}: {graph.files[0]} does not give PyTorch's verdicts "
-        f"on the golden samples: {'; '.join(found.failures)}; use --precision fp32, or "
-        "--allow-fallback to let a higher precision step in"
+        f"{what} does not give PyTorch's verdicts on the golden samples: "
+        f"{'; '.join(found.failures)}; use --precision fp32, or --allow-fallback to let a higher "
+        "precision step in"
     )
 
 
