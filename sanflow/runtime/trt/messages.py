@@ -65,7 +65,8 @@ ROWS: tuple[Row, ...] = (
         "driver too old",
         r"factory function returned nullptr|CUDA initialization failure|"
         r"(CUDA|cuda)\w* (lookup |runtime )?(error|failure)\D{0,20}35\b|INSUFFICIENT_DRIVER|"
-        r"REQUIRES_NEWER_DRIVER|insufficient for CUDA runtime|SYSTEM_DRIVER_MISMATCH|"
+        r"REQUIRES_NEWER_DRIVER|not supported in the installed CUDA driver|"
+        r"insufficient for CUDA runtime|SYSTEM_DRIVER_MISMATCH|"
         r"COMPAT_NOT_SUPPORTED|UNSUPPORTED_PTX_VERSION|STUB_LIBRARY",
         "the NVIDIA driver is absent, or older than this TensorRT needs",
         "update the driver, or install a TensorRT for this driver's CUDA version (nvidia-smi shows "

@@ -13,6 +13,7 @@ import pytest
 from onnx import helper
 
 from sanflow.errors import EngineError
+from sanflow.runtime import open_engine
 from sanflow.runtime.engine import TensorSpec
 from sanflow.runtime.trt import api as module
 from sanflow.runtime.trt import child
@@ -21,7 +22,7 @@ from sanflow.runtime.trt.cuda import Device
 
 from ..conftest import HEIGHT, WIDTH, network
 from .api_check import SURFACE, problems
-from .conftest import SITE, VERSIONS
+from .conftest import SITE, VERSIONS, FakeCuda, Trt
 
 TENSORS = (
     TensorSpec("image", "uint8", (1, HEIGHT, WIDTH, 3)),
@@ -188,6 +189,21 @@ def test_rtx_refuses_a_gpu_it_has_no_code_for(rtx: Any) -> None:
     with pytest.raises(EngineError, match=r"no code for Orin \(SM 87\), only for SM 75"):
         loaded.check_device(ORIN)
     loaded.check_device(Device("RTX 4090", (8, 9), "13.0", False, 1, 1, "none"))
+
+
+@pytest.mark.trt_builder
+@pytest.mark.slow
+def test_nvidias_runtime_on_a_driver_it_cannot_use(
+    rtx: Any, gpu: FakeCuda, trt_bundle: Trt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its builder makes a plan with no GPU; its runtime finds the fake driver too old, and says so.
+
+    This is as far as NVIDIA's own code gets without a GPU: import, build, deserialise.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FAKECUDA_SM", "89")
+    with pytest.raises(EngineError, match="does not load the plan: the NVIDIA driver is absent"):
+        open_engine(trt_bundle(), "tensorrt-rtx")
 
 
 def test_dtypes_are_named_as_numpy_does(standin: Any) -> None:

@@ -28,6 +28,7 @@ SAID = {
         "CUDA initialization failure with error: 35",
         "CUDA driver version is insufficient for CUDA runtime version",
         "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER",
+        "Cuda Runtime (cudaError 36: API call is not supported in the installed CUDA driver)",
     ],
     "scale type": ["Could not infer output types for operation: 65: dequantize: conv1_dq"],
     "no kernel image": [
