@@ -29,7 +29,7 @@ class Outcome:
     """Empty where no engine had a part in it."""
     engine: str = ""
     started: float | None = None
-    """When a worker took the part up."""
+    """When the engine was reached, less the time for the pixels: it waited until then."""
     prepare_ms: float = 0.0
     engine_ms: float = 0.0
     picture: Picture | None = None

@@ -7,8 +7,10 @@ swap. A swap proves the new one beside the old one, which goes on judging until 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,10 +23,11 @@ from ...errors import ParityError
 from ..engine import Engine, Output
 from ..parity import replay_goldens
 from ..registry import open_engine
+from .turns import Turns
 
 
 class Judge:
-    """A proven engine. `infer` may be called from any number of threads."""
+    """A proven engine, for any number of threads that take turns at it."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         """Prove the engine on the bundle's golden samples; ParityError if it fails."""
@@ -32,7 +35,8 @@ class Judge:
         self.decision = engine.graph.decision
         self.digest = bundle.manifest.digest
         self.name = f"{engine.name} {engine.version} {engine.graph.precision}"
-        self._slots = threading.Semaphore(engine.in_flight)
+        self.turns = Turns(engine.in_flight)
+        """To be held by whoever calls the engine."""
         # The first inferences allocate and are slow: the replay warms the engine up, too.
         found = replay_goldens(engine, bundle)
         if not found.passed:
@@ -42,6 +46,8 @@ class Judge:
             )
         self._goldens: Iterator[Golden] = itertools.cycle(bundle.goldens())
         self._checking = threading.Lock()
+        self.fastest = math.inf
+        """Seconds of the quickest inference so far."""
 
     def batch(self, inputs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The engine's input array of up to `engine.batch` model inputs (H, W, 3)."""
@@ -52,16 +58,19 @@ class Judge:
         return batch
 
     def infer(self, batch: NDArray[np.uint8]) -> Output:
-        """As Engine.infer, waiting for one of the engine's `in_flight` places."""
-        with self._slots:
-            return self.engine.infer(batch)
+        """As Engine.infer; to be called within `turns`."""
+        begin = time.monotonic()
+        output = self.engine.infer(batch)
+        self.fastest = min(self.fastest, time.monotonic() - begin)
+        return output
 
     def check(self) -> str:
         """Replay one golden sample; empty if the answer is right, else what is wrong."""
         with self._checking:
             golden = next(self._goldens)
         try:
-            score = float(self.infer(self.batch([golden.image])).score[0])
+            with self.turns:
+                score = float(self.infer(self.batch([golden.image])).score[0])
         except Exception as error:  # whatever it is, this engine is not to be trusted
             return f"the self-test failed: {error}"
         tolerance = self.engine.graph.tolerances.score_relative

@@ -96,19 +96,38 @@ class Worker:
             except Exception as error:  # one picture, whatever is wrong with it
                 text = str(error) if isinstance(error, ImageError) else repr(error)
                 self._emitter.settle(entry, rejected("incomplete", text, judge, started))
-        if not ready:
-            return
         prepared = time.monotonic()
+        with judge.turns:
+            self._infer(ready, inputs, judge, prepared - started)
+
+    def _infer(
+        self,
+        entries: Sequence[Entry],
+        inputs: Sequence[NDArray[np.uint8]],
+        judge: Judge,
+        spent: float,
+    ) -> None:
+        """Judge those that can still be in time; the engine's time belongs to them.
+
+        `spent`: seconds that their pixels took.
+        """
+        begin = time.monotonic()
+        started = begin - spent  # so that waiting for the engine counts as waiting
+        last = begin + judge.fastest if math.isfinite(judge.fastest) else begin
+        timely = [n for n, e in enumerate(entries) if e.outcome is None and e.due >= last]
+        if not timely:
+            return
         try:
-            output = judge.infer(judge.batch(inputs))
+            output = judge.infer(judge.batch([inputs[n] for n in timely]))
         except Exception as error:  # engines and drivers raise what they like
             text = str(error) if isinstance(error, EngineError) else repr(error)
-            for entry in ready:
-                self._emitter.settle(entry, rejected("engine_error", text, judge, started))
+            for n in timely:
+                self._emitter.settle(entries[n], rejected("engine_error", text, judge, started))
             return
-        times = 1e3 * (prepared - started), 1e3 * (time.monotonic() - prepared)
-        for slot, entry in enumerate(ready):
-            self._emitter.settle(entry, decided(output, slot, inputs[slot], judge, started, times))
+        times = 1e3 * spent, 1e3 * (time.monotonic() - begin)
+        for slot, n in enumerate(timely):
+            outcome = decided(output, slot, inputs[n], judge, started, times)
+            self._emitter.settle(entries[n], outcome)
 
 
 def decided(
