@@ -29,6 +29,49 @@ def test_refused(values: dict[str, Any], words: str) -> None:
         schema.load(RunConfig, values)
 
 
+GOOD = {"synth": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": {"method": "cflw"}}, "config.model.method: unknown name 'cflw'; did you mean"),
+        ({"model": {"method": "cflow"}}, "cflow learns from good images alone: synth.enabled"),
+        ({**GOOD, "model": {"method": "cflow", "mean_margin": 2.0}}, "unknown field 'mean_margin'"),
+        (
+            {**GOOD, "model": {"method": "cflow"}, "loss": {"kl_weight": 0.5}},
+            "cflow has no loss.kl_weight; leave it out",
+        ),
+        (
+            {**GOOD, "model": {"method": "cflow-sp"}, "loss": {"form": "official"}},
+            "cflow-sp has no loss.form; leave it out, it has kl_weight",
+        ),
+        (
+            {**GOOD, "model": {"method": "fastflow"}, "optim": {"positions": 0.5}},
+            "fastflow trains whole images: optim.positions must be 1, optim.fibre 0",
+        ),
+        (
+            {**GOOD, "model": {"method": "fastflow"}, "optim": {"fibre": 256}},
+            "fastflow trains whole images",
+        ),
+        (
+            {**GOOD, "model": {"method": "fastflow", "feature_scale": "standard"}},
+            "feature_scale 'standard' and layer_norm do the same",
+        ),
+        ({"optim": {"positions": 0.5, "fibre": 8}}, "fibre 8 .* takes all positions"),
+        ({"optim": {"betas": [0.9, 1.0]}}, "betas"),
+        ({"optim": {"epsilon": 0.0}}, "epsilon must be positive"),
+    ],
+)
+def test_what_a_method_has_not_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        schema.load(RunConfig, values)
+
+
+def test_a_record_without_a_method_is_sanflows() -> None:
+    assert schema.load(RunConfig, {"model": {"taps": [8, 16]}}).method == "sanflow"
+
+
 def test_survives_json() -> None:
     config = schema.load(
         RunConfig,

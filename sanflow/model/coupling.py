@@ -122,6 +122,5 @@ def random_rotation(channels: int) -> Tensor:
     """A rotation (C, C) drawn uniformly from SO(C): Q of a Gaussian matrix, its signs fixed."""
     q, r = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
     rotation: Tensor = q * r.diagonal().sign()
-    if torch.linalg.slogdet(rotation).sign < 0:
-        rotation[:, 0] = -rotation[:, 0]
+    rotation[:, 0] *= torch.linalg.slogdet(rotation).sign
     return rotation.to(torch.get_default_dtype())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sanflow.config import RunConfig
 from sanflow.data.config import DataConfig
 from sanflow.imaging import Roi
 from sanflow.model.config import ModelConfig
+from sanflow.model.methods import METHODS
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
 from sanflow.run import DataRecord, Run, RunRecord, write_run
@@ -24,21 +27,24 @@ torch.set_num_threads(1)
 SMALL = {"extractor": "resnet18", "taps": (4, 8), "position_dim": 16, "blocks": 2, "head_width": 8}
 
 
-def small_model(**changes: object) -> SANFlow:
+def small_model(method: str = "sanflow", **changes: object) -> Any:
     """An untrained model on images of 64 x 96 with shaken weights, m_k fitted to noise."""
-    config = ModelConfig(**{**SMALL, "height": 64, "width": 96, **changes})  # type: ignore[arg-type]
-    model = SANFlow(config, seed=3).eval()
+    values = {**SMALL, "height": 64, "width": 96, **changes}
+    kind, made = METHODS[method]
+    names = {field.name for field in fields(kind)}
+    config = kind(method=method, **{k: v for k, v in values.items() if k in names})  # type: ignore[arg-type]
+    model = made(config, seed=3).eval()
     torch.manual_seed(5)
     with torch.no_grad():
-        for flow in model.flows:
-            for parameter in flow.parameters():
+        for part in (*model.flows, *model.scalers):
+            for parameter in part.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
     model.fit_feature_scale([noise(4, model)])
     model.fit_level_max([noise(4, model)])
     return model
 
 
-def noise(count: int, model: SANFlow, seed: int = 0) -> torch.Tensor:
+def noise(count: int, model: Any, seed: int = 0) -> torch.Tensor:
     """Images uint8 (count, H, W, 3) of that model's size: smooth shapes, some of them strange."""
     rng = np.random.default_rng(seed)
     size = (count, model.config.height // 8, model.config.width // 8, 3)

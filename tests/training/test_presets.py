@@ -9,7 +9,9 @@ import pytest
 from sanflow import schema
 from sanflow.config import RunConfig
 from sanflow.errors import ConfigError
+from sanflow.model.methods import METHODS
 from sanflow.training.presets import PRESETS, load_config, preset
+from sanflow.training.recipes import CATEGORY_SIZES, ROWS
 
 
 def test_presets_are_the_choices_the_reference_names() -> None:
@@ -95,3 +97,64 @@ def test_wrong_names_and_files_are_refused(tmp_path: Path) -> None:
     broken.write_text("[optim]\nepoch = 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         load_config("edge", broken)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_preset_of_its_own(name: str) -> None:
+    assert preset(name).method == preset(None, name).method == name
+
+
+def test_a_preset_is_looked_up_in_its_method() -> None:
+    assert preset("edge", "cflow") == preset("cflow-edge")
+    assert preset("cflow-edge", "cflow") == preset("cflow-edge")
+    assert preset("edge", "sanflow") == preset("edge")
+    with pytest.raises(ConfigError, match="'official' is one of sanflow, not of fastflow"):
+        preset("official", "fastflow")
+    with pytest.raises(ConfigError, match="unknown name 'cfow'; did you mean 'cflow'"):
+        preset(None, "cfow")
+
+
+def test_a_file_may_choose_the_method(tmp_path: Path) -> None:
+    toml = tmp_path / "mine.toml"
+    toml.write_text('[model]\nmethod = "fastflow"\nblocks = 4\n', encoding="utf-8")
+    chosen = load_config(None, toml)
+    assert (chosen.method, chosen.model.blocks) == ("fastflow", 4)  # type: ignore[union-attr]
+    assert chosen.optim == preset("fastflow").optim
+    assert load_config(None, None, {"model.method": "cflow"}) == preset("cflow")
+    assert load_config(None, None, {}, "cflow") == preset("cflow")
+    with pytest.raises(ConfigError, match="unknown name 7"):
+        load_config(None, None, {"model.method": 7})
+
+
+def test_cflow_is_trained_as_its_code_does() -> None:
+    config = preset("cflow")
+    assert (config.optim.epochs, config.optim.sub_epochs) == (200, 8)
+    assert (config.optim.fibre, config.optim.learning_rate) == (256, 2e-4)
+    assert sum(config.synth.quotas) == 32
+    for category, size in CATEGORY_SIZES.items():
+        assert preset(f"cflow-{category}").model.height == size
+    assert len(CATEGORY_SIZES) == 15
+    assert preset("cflow-mobilenet").model.taps == (8, 16, 32)
+
+
+def test_fastflow_is_trained_as_its_code_does() -> None:
+    config = preset("fastflow")
+    assert config.model.taps == (4, 8, 16)
+    assert (config.optim.learning_rate, config.optim.weight_decay) == (1e-3, 1e-5)
+    assert config.optim.decay == "none"
+    assert preset("fastflow-sp").optim.learning_rate == 2e-4
+    small, large = (preset(name).model for name in ("fastflow-resnet18", "fastflow"))
+    assert (small.conv3x3_only, large.conv3x3_only) == (True, False)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("prefix", ["", "edge-"])
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_of_the_ablation_differs_in_its_row_alone(row: str, prefix: str) -> None:
+    found, plain = preset(prefix + row), preset("edge" if prefix else "sanflow")
+    model, loss, anomalies = ROWS[row]
+    assert {k: getattr(found.model, k) for k in model} == model
+    assert {k: getattr(found.loss, k) for k in loss} == loss
+    assert found.synth.enabled == anomalies
+    assert sum(found.synth.quotas) == sum(plain.synth.quotas)
+    assert found.optim == plain.optim
+    assert found != plain
