@@ -81,6 +81,16 @@ class ModelInfo:
             f"weights {self.weights!r} must be a name without a folder",
         )
 
+    @property
+    def localises(self) -> bool:
+        """Whether the map says where; otherwise each of its values is the image's score."""
+        return self.image_score != "image"
+
+    @property
+    def levels(self) -> int:
+        """How many log-likelihood maps were fused, each with its own constant."""
+        return len(self.taps) + len(self.pools) if self.localises else 0
+
 
 @dataclass(frozen=True)
 class DataInfo:
@@ -363,7 +373,7 @@ def _check_shapes(manifest: Manifest) -> None:
     if manifest.outputs != outputs:
         raise ConfigError(f"manifest.outputs: {manifest.outputs} are not {outputs}")
     values = len(manifest.calibration.level_max)
-    levels = len(manifest.model.taps) + len(manifest.model.pools)
+    levels = manifest.model.levels
     if values != levels:
         raise ConfigError(f"manifest.calibration.level_max: {values} values for {levels} levels")
     for index, graph in enumerate(manifest.graphs):

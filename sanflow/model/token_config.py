@@ -51,6 +51,11 @@ class TokenConfig(MethodConfig):
             )
 
     @property
+    def taps(self) -> tuple[int, ...]:
+        """The stride of the map whose cells are the patch tokens."""
+        return (self.patch,)
+
+    @property
     def patch(self) -> int:
         """Side in pixels of what one patch token stands for."""
         return TRANSFORMERS.get(self.extractor, self.stride)
