@@ -22,6 +22,7 @@ from sanflow.bundle import Manifest
 from sanflow.cli import app
 from sanflow.config import RunConfig
 from sanflow.imaging import read, write_png
+from sanflow.runtime.doctor.jetson import RELEASES
 from sanflow.training.presets import PRESETS, preset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -40,10 +41,17 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines() if line.strip()]
 
 
+def device_commands(page: Path) -> list[list[str]]:
+    """The sanflow commands in indented blocks: what needs a device or an installation to run."""
+    lines = re.findall(r"^    (?:\S*/)?(sanflow .+)$", page.read_text("utf-8"), re.M)
+    return [shlex.split(line) for line in lines]
+
+
 def test_there_is_something_to_test() -> None:
     """A change of the fences must not make the tests below vacuous."""
     assert {"README.md", "docs/training.md", "docs/deployment.md"} <= set(NAMES)
-    found = [command[1] for page in PAGES for command in commands(page) if command[0] == "sanflow"]
+    every = [command for page in PAGES for command in commands(page) + device_commands(page)]
+    found = [command[1] for command in every if command[0] == "sanflow"]
     documented = set(typer.main.get_command(app).commands) - {"demo"}  # type: ignore[attr-defined]
     assert documented <= set(found), f"never shown: {documented - set(found)}"
 
@@ -52,7 +60,7 @@ def test_there_is_something_to_test() -> None:
 def test_every_documented_flag_exists(page: Path) -> None:
     group: Any = typer.main.get_command(app)
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.M)
-    for program, name, *rest in commands(page):
+    for program, name, *rest in commands(page) + device_commands(page):
         if program == "make":
             assert name in targets, f"make {name}"
             continue
@@ -97,6 +105,7 @@ def place(
         "docs/training.md",
         "docs/deployment.md",
         pytest.param("docs/precision.md", marks=pytest.mark.slow),
+        pytest.param("docs/tensorrt.md", marks=pytest.mark.slow),
     ],
 )
 def test_every_documented_command_runs(
@@ -110,7 +119,7 @@ def test_every_documented_command_runs(
         "bench": ["--seconds", "0.2", "--cold-starts", "1"],
     }
     page = REPOSITORY / name
-    place(name in ("docs/deployment.md", "docs/precision.md"))
+    place(name not in ("README.md", "docs/training.md"))
     for text in blocks(page, "toml"):
         file, body = text.split("\n", 1)
         Path(file.removeprefix("# ")).write_text(body, "utf-8")
@@ -125,6 +134,16 @@ def test_every_documented_command_runs(
                 assert Path(value).exists(), f"{' '.join(line)} left no {value}"
     for code in blocks(page, "python"):
         exec(compile(code, name, "exec"), {})
+
+
+def test_the_table_of_jetpacks_is_what_the_doctor_knows() -> None:
+    rows = [
+        f"| {r.jetpack} | {'.'.join(map(str, r.l4t)).removesuffix('.0')} | {r.tensorrt} | {r.cuda} "
+        f"| {r.python} | {r.devices} | {'supported' if r.supported else 'too old'} |"
+        for r in RELEASES
+    ]
+    text = (REPOSITORY / "docs" / "tensorrt.md").read_text("utf-8")
+    assert "\n".join(rows) in text, "\n".join(rows)
 
 
 def test_the_bundle_page_names_every_field_of_the_manifest() -> None:
@@ -146,9 +165,9 @@ def test_every_documented_option_exists(page: Path) -> None:
     """`model.blocks` in the text is a field of the configuration."""
     known = set(flatten(schema.dump(RunConfig())))
     tables = {name.partition(".")[0] for name in known if "." in name}
-    named = re.findall(rf"(?:{'|'.join(tables)})\.[a-z_]+", page.read_text("utf-8"))
-    files = {"model.onnx", "model.xml", "model.bin"}
-    assert set(named) - files <= known
+    files = r"model(\.(fp32|fp16|int8))?\.(onnx|xml|bin|plan)"
+    text = re.sub(files, "", page.read_text("utf-8"))
+    assert set(re.findall(rf"(?:{'|'.join(tables)})\.[a-z_]+", text)) <= known
 
 
 def test_sections_cited_in_the_code_exist() -> None:
