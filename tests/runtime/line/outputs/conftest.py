@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from sanflow.runtime.line.output import Picture, StationState
 from sanflow.runtime.line.result import PartResult
@@ -84,3 +88,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """An authority, and a certificate and key for localhost that it signed."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+    paths = {n: folder / n for n in ("ca.key", "ca.pem", "key.pem", "request", "cert.pem", "ext")}
+    paths["ext"].write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    ca, name = "/CN=sanflow test authority", "/CN=localhost"
+    new = "req -newkey rsa:2048 -nodes -keyout"
+    for command in (
+        [*f"{new} {paths['ca.key']} -x509 -days 2 -out {paths['ca.pem']} -subj".split(), ca],
+        [*f"{new} {paths['key.pem']} -out {paths['request']} -subj".split(), name],
+        f"x509 -req -in {paths['request']} -CA {paths['ca.pem']} -CAkey {paths['ca.key']} "
+        f"-CAcreateserial -days 2 -out {paths['cert.pem']} -extfile {paths['ext']}".split(),
+    ):
+        subprocess.run([openssl, *command], check=True, capture_output=True)
+    return paths["ca.pem"], paths["cert.pem"], paths["key.pem"]

@@ -25,7 +25,7 @@ from sanflow.runtime.line.outputs.archive import ArchiveOutput
 from sanflow.runtime.line.outputs.mqtt import MqttOutput
 from sanflow.runtime.line.outputs.options import ArchiveOptions, MqttOptions
 
-from .conftest import a_result, a_state, eventually, free_port
+from .conftest import a_result, a_state, certificates, eventually, free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto: apt install mosquitto")
@@ -282,22 +282,3 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(OutputError, match="certificates cannot be used"):
         MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)
-
-
-def certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """An authority, and a certificate and key for localhost that it signed."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make certificates with")
-    paths = {n: folder / n for n in ("ca.key", "ca.pem", "key.pem", "request", "cert.pem", "ext")}
-    paths["ext"].write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    ca, name = "/CN=sanflow test authority", "/CN=localhost"
-    new = "req -newkey rsa:2048 -nodes -keyout"
-    for command in (
-        [*f"{new} {paths['ca.key']} -x509 -days 2 -out {paths['ca.pem']} -subj".split(), ca],
-        [*f"{new} {paths['key.pem']} -out {paths['request']} -subj".split(), name],
-        f"x509 -req -in {paths['request']} -CA {paths['ca.pem']} -CAkey {paths['ca.key']} "
-        f"-CAcreateserial -days 2 -out {paths['cert.pem']} -extfile {paths['ext']}".split(),
-    ):
-        subprocess.run([openssl, *command], check=True, capture_output=True)
-    return paths["ca.pem"], paths["cert.pem"], paths["key.pem"]
