@@ -48,7 +48,7 @@ def run_station(
         )
     folder = Path(out)
     wanted = load_options(found.output, found.archive, str(config or "line"))
-    site = Site(folder)
+    site = Site(folder, found.line.name)
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
     station = Station(
         bundle,

@@ -32,6 +32,8 @@ def seconds(text: str) -> float:
 class Line:
     """[line]: pace and promises."""
 
+    name: str = ""
+    """What other machines call this station; empty is the host's name."""
     deadline: str = ""
     """From the trigger (or arrival) of a part to its verdict; later it is a reject."""
     queue: int = 3

@@ -41,6 +41,8 @@ class Assignment:
     """What the station lets this process do."""
 
     folder: str
+    name: str
+    """What other machines call the station."""
     ring: str
     """The ring's file; empty if there is none."""
     slots: int
@@ -106,7 +108,7 @@ def make(given: Assignment, folder: Path) -> list[Output]:
     from .outputs import Site, load_options, make_outputs
 
     found = load_options(given.output, given.archive)
-    return make_outputs(found, Site(folder), fast=False)
+    return make_outputs(found, Site(folder, given.name), fast=False)
 
 
 def _until_end_of_input(stop: threading.Event) -> None:

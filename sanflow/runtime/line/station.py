@@ -136,7 +136,7 @@ class Station:
         self.recorder.start()
         if self._with_slow_side:
             warn = partial(self.keeper.warning, "slow")
-            self.slow = SlowSide(self._assignment(), warn)
+            self.slow = SlowSide(self.assignment(), warn)
             self.slow.look()
         self._judging.start(judge)
         self._grab(first=True)
@@ -232,11 +232,12 @@ class Station:
             text = f"no shared memory for {slots} pictures: {error.strerror}; [line] pictures"
             self.keeper.warning("ring", text)
 
-    def _assignment(self) -> dict[str, Any]:
+    def assignment(self) -> dict[str, Any]:
         """What the slow process is told to do; see slow.Assignment."""
         ring, config = self.recorder.ring, self._config
         return {
             "folder": str(self._folder),
+            "name": config.line.name,
             "ring": "" if ring is None else str(ring.path),
             "slots": 0 if ring is None else ring.slots,
             "height": 0 if ring is None else ring.height,

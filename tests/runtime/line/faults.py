@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +30,10 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from sanflow.bundle import Bundle
+from sanflow.bundle import Bundle, with_decisions
 from sanflow.runtime.line import emitter, journal
 from sanflow.runtime.line.journal import Follower
+from sanflow.runtime.line.slowside import SlowSide
 from sanflow.runtime.line.sources.sim import Camera, sim_source
 from sanflow.runtime.line.station import Station
 from sanflow.runtime.line.swap import Judge
@@ -107,6 +108,10 @@ class Case:
     slow: bool = False
     config: str = ""
     """TOML of the outputs."""
+    recorded: bool = False
+    """Whether a file of the slow side must hold every result in the end."""
+    bundles: int = 1
+    """At least so many of them must have judged."""
     share: float = 1.0
     """Of the parts that other cases get; faults that take seconds get fewer."""
 
@@ -150,18 +155,24 @@ def _swap_to_broken(running: Station, folder: Path) -> None:
 def _swap_to_and_fro(running: Station, folder: Path) -> None:
     other = folder / "other"
     if not other.exists():
-        shutil.copytree(folder / "bundle", other)
+        shutil.copytree(folder / "bundle", folder / "half")
+        copied = Bundle.open(folder / "half")
+        given = copied.manifest.graph().decision
+        stricter = replace(given, threshold=given.band_low)
+        with_decisions(copied, [stricter] * len(copied.manifest.graphs))
+        (folder / "half").rename(other)
     running.swap(str(other if time.monotonic() % 0.4 < 0.2 else folder / "bundle"))
     time.sleep(0.05)
 
 
 def _kill_slow_side(running: Station, folder: Path) -> None:
-    time.sleep(0.7)
+    time.sleep(1.5)
     if running.slow is not None and running.slow.pid is not None:
         os.kill(running.slow.pid, signal.SIGKILL)
 
 
 LIVE = "rate=500"
+RECORDS = '[[output]]\nkind = "jsonl"\n'
 CASES = (
     Case("healthy", forbidden=("deadline", "overflow", "engine_error", "no_image")),
     Case("engine raises", fault="raise", expected=("engine_error",)),
@@ -207,14 +218,23 @@ CASES = (
     Case("disk full", around=_short_writes),
     Case("clock jumps", around=_jumping_clock),
     Case("swap to a broken bundle", meanwhile=_swap_to_broken),
-    Case("swap to and fro", meanwhile=_swap_to_and_fro),
+    Case("swap to and fro", meanwhile=_swap_to_and_fro, bundles=2),
     Case(
         "slow side killed",
         LIVE,
         flags={"queue": 64},
         meanwhile=_kill_slow_side,
         slow=True,
-        config='[[output]]\nkind = "jsonl"\n',
+        config=RECORDS,
+        recorded=True,
+    ),
+    Case(
+        "broker down",
+        LIVE,
+        flags={"queue": 64},
+        slow=True,
+        config=f'[archive]\n{RECORDS}[[output]]\nkind = "mqtt"\nhost = "127.0.0.1"\nport = 9\n',
+        recorded=True,
     ),
 )
 
@@ -240,6 +260,9 @@ def run(case: Case, bundle: Bundle, folder: Path, parts: int) -> dict[str, Any]:
         helper.join()
     problems = broken_promises(seen.results)
     problems += list(_lost(case, made, seen, camera, parts))
+    problems += list(_recorded(case, made, seen, folder))
+    if len(tally.bundles) < case.bundles:
+        problems.append(f"{len(tally.bundles)} changes of the bundle, expected {case.bundles}")
     problems += [f"no part was {reason}" for reason in case.expected if reason not in tally.reasons]
     problems += [f"a part was {reason}" for reason in case.forbidden if reason in tally.reasons]
     rows = list(Follower(folder / "station" / "journal").rows())
@@ -290,6 +313,20 @@ def _lost(case: Case, made: Station, seen: Collector, camera: Camera, parts: int
         yield f"{camera.handed_over} frames were handed over, {handed} have a verdict"
     if made.emitter.waiting:
         yield f"{made.emitter.waiting} parts still wait"
+
+
+def _recorded(case: Case, made: Station, seen: Collector, folder: Path) -> Iterator[str]:
+    """Results that the slow side did not write, or not once, after the station's next start."""
+    if not case.recorded:
+        return
+    again = SlowSide({**made.assignment(), "ring": ""}, lambda text: None)
+    again.look()
+    again.close(60)
+    found: list[int] = []
+    for path in sorted((folder / "station" / "results").glob("*.jsonl")):
+        found += [json.loads(line)["result"] for line in path.read_text().splitlines()]
+    if found != [result.result for result in seen.results]:
+        yield f"the slow side wrote {len(found)} of {len(seen.results)} results, or out of order"
 
 
 def _again(

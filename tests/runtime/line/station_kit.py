@@ -86,7 +86,12 @@ def broken_promises(results: list[PartResult]) -> list[str]:
         found.append("a part has two verdicts")
     if parts != sorted(parts):
         found.append("parts out of order")
+    thresholds: dict[str, float] = {}
     for result in results:
+        if result.score is not None and result.threshold != thresholds.setdefault(
+            result.bundle, result.threshold
+        ):
+            found.append(f"part {result.part}: another threshold than its bundle's")
         score = result.score
         if result.verdict == "OK" and not (score is not None and score <= result.threshold):
             found.append(f"part {result.part}: OK with score {score}")
