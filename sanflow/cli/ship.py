@@ -37,13 +37,15 @@ def export(
         Path | None,
         typer.Option("--out", help="The bundle's folder; none is written with --explain alone."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="onnx or openvino.")] = "onnx",
+    target: Annotated[str, typer.Option("--target", help="onnx, openvino or tensorrt.")] = "onnx",
     precision: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--precision", help="fp32, fp16, bf16, int8, or auto: the fastest that passes the gate."
+            "--precision",
+            help="fp32, fp16, bf16, int8, or auto: the fastest that passes the gate. Default: "
+            "fp32; fp16 for tensorrt, whose bundle always holds fp32 as well.",
         ),
-    ] = "fp32",
+    ] = None,
     activation: Annotated[
         Literal["int8", "uint8"] | None,
         typer.Option(
@@ -52,6 +54,9 @@ def export(
             "faster on CPUs (default for openvino).",
         ),
     ] = None,
+    flows: Annotated[
+        bool, typer.Option("--flows", help="tensorrt: lower the flows' products, too.")
+    ] = False,
     defects: Annotated[
         Path | None,
         typer.Option("--defects", help="Labelled defects for the gate; never the test images."),
@@ -89,6 +94,7 @@ def export(
         options: dict[str, Any] = {
             "precision": precision,
             "activation": activation,
+            "flows": flows,
             "batch": batch,
             "false_alarm_rate": asked,
             "data": data,
@@ -115,13 +121,10 @@ def export(
 
 def _explain(prepared: Prepared) -> None:
     """The tables of the report that are known before anything is written."""
-    from ..export.explain import gate_table, passes_table, regions_table
+    from ..export.explain import graph_tables, passes_table
 
-    outcome = prepared.outcome
-    tables = [passes_table(prepared.passes), regions_table(outcome)]
-    if outcome.losses:
-        tables.append(gate_table(outcome.losses, prepared.contract))
-    for table in tables:
+    outcomes = [made.outcome for made in prepared.made]
+    for table in [passes_table(prepared.passes), *graph_tables(outcomes, prepared.contract)]:
         show.table(table.title, table.columns, table.rows)
     if prepared.warning is not None:
         show.note(prepared.warning)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,7 +22,9 @@ from ..calibration.representative import NEEDED, choose, enough
 from ..errors import InputError
 from ..model.method import Method
 from ..runtime.engine import Engine
+from ..runtime.machine import default_threads
 from ..runtime.registry import ENGINES, available_engines, default_setting
+from .emulate import EMULATED, Emulated
 from .parts import Part
 from .plan import Plan
 from .quantise import Activation, tensors
@@ -49,9 +51,22 @@ class Candidate:
         """Bytes of the graph's files."""
         return sum(map(len, self.files.values()))
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """What judges it here: engines, and the emulation of FP16 where a GPU may compute it."""
+        engines = judges(self.target)
+        if self.target == "tensorrt" and self.precision != "fp32":
+            return (EMULATED, *engines)
+        half = self.target == "onnx" and "fp16" in self.plan.regions.values()
+        return (*engines, EMULATED) if half else engines
+
     def open(self, engine: str | None = None) -> Engine:
-        """In an engine of this machine, the first of `judges` if none is named."""
-        setting = default_setting(self.target, engine or judges(self.target)[0])
+        """In one of `judges`, the first if none is named."""
+        name = engine or self.judges[0]
+        if name == EMULATED:
+            (graph,) = self.files.values()
+            return Emulated(graph, default_threads())
+        setting = default_setting(self.target, name)
         open_files = ENGINES[setting.engine].open_files
         if open_files is None:
             raise InputError(f"{setting.engine} builds a plan of a bundle; it opens no bare graph")
@@ -68,16 +83,23 @@ class Bench:
     model: Method[Any]
     good: tuple[Part, ...]
     """Calibration parts that ranges are taken from."""
+    flows: bool = False
+    """Whether a GPU computes the flows' products in lower precision, too."""
 
     def make(self, plan: Plan) -> Candidate:
         """The candidate of a plan."""
         quantised = "int8" in plan.regions.values()
-        graph = typed(self.graph, plan, self.ranges if quantised else None, self.activation)
+        ranges = self.ranges if quantised else None
+        # A GPU's int8 stands between FP16 values, a CPU's between FP32.
+        around: Literal["fp16", "fp32"] = "fp16" if self.target == "tensorrt" else "fp32"
+        graph = typed(self.graph, plan, ranges, self.activation, around)
         form = self.activation if quantised else None
         return Candidate(plan, self.target, form, _files(graph, self.target, lowest(plan)))
 
     def uniform(self, precision: Precision) -> Candidate:
-        """The candidate of the safe policy for a precision."""
+        """The candidate of the target's policy for a precision."""
+        if self.target == "tensorrt":
+            return self.make(Plan.device(self.graph, precision, flows=self.flows))
         return self.make(Plan.uniform(self.graph, precision))
 
     @cached_property

@@ -1,7 +1,9 @@
-"""What a manifest says of a run and of the graph that was made of it."""
+"""What a manifest says of a run and of the graphs that were made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,17 +12,24 @@ from ..bundle import manifest as m
 from ..calibration.calibrate import Calibration
 from ..model.method import Method
 from ..run import Run
-from .candidate import Candidate
 from .goldens import Goldens
+from .search import Outcome
 from .settle import Settled
+
+
+@dataclass(frozen=True)
+class Made:
+    """One graph as it is shipped, with what was settled for it."""
+
+    outcome: Outcome
+    settled: Settled
 
 
 def draft(
     run: Run,
     model: Method[Any],
     calibration: Calibration,
-    candidate: Candidate,
-    settled: Settled,
+    made: Sequence[Made],
     goldens: Goldens,
     references: dict[str, float],
     batch: int,
@@ -32,8 +41,8 @@ def draft(
         schema=m.SCHEMA,
         sanflow=__version__,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        target=candidate.target,
-        graphs=(_graph(candidate, settled),),
+        target=made[0].outcome.candidate.target,
+        graphs=tuple(map(_graph, made)),
         model=m.ModelInfo(
             method=config.method,
             extractor=config.extractor,
@@ -67,7 +76,8 @@ def draft(
     )
 
 
-def _graph(candidate: Candidate, settled: Settled) -> m.Graph:
+def _graph(made: Made) -> m.Graph:
+    candidate, settled = made.outcome.candidate, made.settled
     return m.Graph(
         precision=candidate.precision,
         regions=dict(candidate.plan.regions),

@@ -29,10 +29,13 @@ SPLIT = 2.0**13 + 1
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
+EMULATED = "FP16 emulation"
+
+
 class Emulated(OrtEngine):
     """A typed graph with the arithmetic of a GPU, in an onnxruntime session."""
 
-    name = "FP16 emulation"
+    name = EMULATED
 
     def __init__(self, graph: bytes, threads: int) -> None:
         made = emulate(onnx.load_from_string(graph))
@@ -100,9 +103,9 @@ class _Writer:
         if name not in self._split:
             self._split[name] = name + ".tf32"
             if name in self._constants:
-                self.made[name + ".tf32"] = tf32(_single(self._constants[name]))
+                self.made[name + ".tf32"] = tf32(np.asarray(self._constants[name], np.float32))
             else:
-                self.made["split"] = np.float32(SPLIT).reshape(())
+                self.made["split"] = np.asarray(SPLIT, np.float32)
                 large, rest = name + ".large", name + ".rest"
                 yield helper.make_node("Mul", [name, "split"], [large], large)
                 yield helper.make_node("Sub", [large, name], [rest], rest)

@@ -51,7 +51,19 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     )
 
 
-def regions_table(outcome: Outcome) -> Table:
+def graph_tables(outcomes: Sequence[Outcome], contract: Contract) -> list[Table]:
+    """What each graph is and what it lost; where there are several, the titles name them."""
+    tables = []
+    for outcome in outcomes:
+        of = f", {outcome.candidate.precision}" if len(outcomes) > 1 else ""
+        if len(set(outcome.candidate.plan.regions.values())) > 1 or not of:
+            tables.append(_regions_table(outcome, of))
+        if outcome.losses:
+            tables.append(_gate_table(outcome.losses, contract, of))
+    return tables
+
+
+def _regions_table(outcome: Outcome, of: str) -> Table:
     """The precision of each region, and what the region alone saved and cost if that was tried."""
     alone = {(t.alone, t.plan.of(t.alone)): t for t in outcome.trials if t.alone}
     rows = []
@@ -59,10 +71,10 @@ def regions_table(outcome: Outcome) -> Table:
         tried = [t for (name, _), t in alone.items() if name == region]
         rows.append((region, precision, *_cost(tried[-1] if tried else None)))
     columns = ("region", "precision", "tried alone in", "times as fast", "share of the contract")
-    return Table("Precision by region", columns, tuple(rows))
+    return Table(f"Precision by region{of}", columns, tuple(rows))
 
 
-def gate_table(losses: Sequence[Loss], contract: Contract) -> Table:
+def _gate_table(losses: Sequence[Loss], contract: Contract, of: str) -> Table:
     """What the shipped graph lost in each engine, beside the limits."""
     heads = ("", "limit", *(loss.engine for loss in losses))
     rows = (
@@ -103,7 +115,7 @@ def gate_table(losses: Sequence[Loss], contract: Contract) -> Table:
             *(_points(loss.aupro_loss) for loss in losses),
         ),
     )
-    return Table("The gate", heads, rows)
+    return Table(f"The gate{of}", heads, rows)
 
 
 def trials_table(trials: Sequence[Trial], target: Target) -> Table:

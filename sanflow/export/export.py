@@ -12,26 +12,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from ..bundle import Bundle, staged_bundle, with_report
 from ..bundle import manifest as m
 from ..bundle.contents import PAGE_HEAD
 from ..bundle.write import check_replaceable
 from ..calibration.calibrate import Calibration, load_calibration
-from ..errors import EngineError, InputError, ParityError
+from ..errors import ParityError
 from ..imaging import pixel_sha256
 from ..model.method import Method
 from ..run import Run
-from ..runtime.machine import describe
 from ..runtime.parity import verify
+from .asked import Asked, check_flows, has_bf16, known_activation, known_precision, known_target
 from .candidate import Bench, judges
 from .compile import PassRecord, compile_model
 from .defects import defect_parts, find_defects
-from .draft import draft
+from .draft import Made, draft
 from .gate import Contract, Jury, outputs
 from .goldens import Goldens, make_goldens
 from .graph import to_onnx
+from .nvidia import accept, installed_here
 from .parts import (
     Part,
     find_images,
@@ -44,13 +45,12 @@ from .parts import (
 )
 from .progress import Counter, Progress
 from .quantise import Activation
+from .recipe import WANTED, recipe
 from .reference import torch_reference
 from .report import measure_speed, page
 from .search import Outcome, Search, Tell
 from .settle import FP32, Settled, settle
-from .typed import ACTIVATIONS
 
-Asked = Literal["fp32", "fp16", "bf16", "int8", "auto"]
 GRAPH_STEPS, SEARCH_STEPS = 20, 1500
 """Share of the progress that making the graph and a search are given, in images."""
 
@@ -67,8 +67,8 @@ class Prepared:
     passes: tuple[PassRecord, ...]
     bench: Bench
     contract: Contract
-    outcome: Outcome
-    settled: Settled
+    made: tuple[Made, ...]
+    """The graphs, the preferred one first."""
     goldens: Goldens
     good: tuple[Part, ...]
     """The calibration parts that are replayed."""
@@ -78,9 +78,15 @@ class Prepared:
     """Labelled images that were given for the gate."""
 
     @property
+    def nvidia(self) -> bool:
+        """Whether NVIDIA's builder is to be asked: for TensorRT, where it is installed."""
+        return self.bench.target == "tensorrt" and installed_here()
+
+    @property
     def warning(self) -> str | None:
         """What the user should know about the parts that int8 ranges were taken from."""
-        return self.bench.warning if self.outcome.candidate.activation else None
+        quantised = any(made.outcome.candidate.activation for made in self.made)
+        return self.bench.warning if quantised else None
 
 
 def export_run(
@@ -88,8 +94,9 @@ def export_run(
     out: Path,
     target: str = "onnx",
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     activation: Activation | None = None,
+    flows: bool = False,
     batch: int = 1,
     false_alarm_rate: float = 0.01,
     data: Path | None = None,
@@ -100,12 +107,13 @@ def export_run(
     tell: Tell = lambda line: None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Export a calibrated run for `target` (onnx or openvino) into the folder `out`.
+    """Export a calibrated run for `target` (onnx, openvino or tensorrt) into the folder `out`.
 
-    `precision` is fp32, fp16, bf16, int8, or auto, the fastest that keeps the contract; `defects`
-    a folder of labelled defects for the gate, never the test set. `data` is where the run's data
-    set lies now, if it has moved. `explain` is called before anything is written, `tell` with a
-    line per trial. An existing bundle is replaced only with `force`.
+    `precision` is fp32, fp16, bf16, int8, or auto, the fastest that keeps the contract; a tensorrt
+    bundle holds the higher ones as well, and `flows` lowers its flows' products, too. `defects` is
+    a folder of labelled defects for the gate, never the test set, `data` where the run's data set
+    lies now, if it has moved. `explain` is called before anything is written, `tell` with a line
+    per trial. An existing bundle is replaced only with `force`.
 
     Raises CalibrationError when the run is not calibrated or has too few parts for the false-alarm
     rate, DataError when its images are missing or changed, ParityError when the precision breaks
@@ -118,6 +126,7 @@ def export_run(
         target,
         precision=precision,
         activation=activation,
+        flows=flows,
         batch=batch,
         false_alarm_rate=false_alarm_rate,
         data=data,
@@ -135,8 +144,9 @@ def prepare(
     run: Run,
     target: str = "onnx",
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     activation: Activation | None = None,
+    flows: bool = False,
     batch: int = 1,
     false_alarm_rate: float = 0.01,
     data: Path | None = None,
@@ -146,8 +156,10 @@ def prepare(
     progress: Progress | Counter | None = None,
 ) -> Prepared:
     """What `export_run` would write, chosen and judged; nothing is written."""
-    chosen_target = _target(target)
-    asked = _precision(precision, chosen_target)
+    chosen_target = known_target(target)
+    asked = known_precision(precision, chosen_target)
+    form = known_activation(activation, chosen_target)
+    check_flows(flows, chosen_target)
     calibration = load_calibration(run)
     decision = calibration.decision(false_alarm_rate)
     chosen = spread(calibration.images)
@@ -170,17 +182,18 @@ def prepare(
     with counter.phase(GRAPH_STEPS):
         compiled = compile_model(model)
         graph = to_onnx(compiled.model, batch)
-        form = activation or ACTIVATIONS[chosen_target]
-        bench = Bench(graph, chosen_target, form, model, tuple(good))
+        bench = Bench(graph, chosen_target, form, model, tuple(good), flows)
     jury = Jury((*good, *others), decision)
     with counter.phase(steps["search"]):
-        outcome = _choose(bench, asked, jury, contract, tell, counter)
-    settled = Settled(calibration.scores, decision, FP32)
-    if outcome.losses:
-        own = _own_scores(run, calibration, outcome, jury, data)
-        settled = settle(
-            own, [loss.extremes for loss in outcome.losses], decision, false_alarm_rate
-        )
+        outcomes = _choose(bench, asked, jury, contract, tell, counter)
+    made = []
+    for outcome in outcomes:
+        settled = Settled(calibration.scores, decision, FP32)
+        if outcome.losses:
+            own = _own_scores(run, calibration, outcome, jury, data)
+            extremes = [loss.extremes for loss in outcome.losses]
+            settled = settle(own, extremes, decision, false_alarm_rate)
+        made.append(Made(outcome, settled))
     return Prepared(
         run=run,
         model=model,
@@ -190,8 +203,7 @@ def prepare(
         passes=compiled.passes,
         bench=bench,
         contract=contract,
-        outcome=outcome,
-        settled=settled,
+        made=tuple(made),
         goldens=goldens,
         good=tuple(good),
         paths=tuple(paths),
@@ -199,49 +211,31 @@ def prepare(
     )
 
 
-def _target(target: str) -> m.Target:
-    if target not in ACTIVATIONS:
-        raise InputError(f"target {target!r} is not one of {', '.join(ACTIVATIONS)}")
-    return target
-
-
-def _precision(precision: str, target: m.Target) -> Asked:
-    if precision not in get_args(Asked):
-        raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(Asked))}")
-    if precision == "bf16" and target != "openvino":
-        raise InputError(f"bf16 needs the target openvino, not {target}; use fp16, int8 or auto")
-    if precision == "bf16" and not _has_bf16():
-        raise EngineError(
-            "bf16: this processor has no BF16 products, so the bundle could not be judged here; "
-            "export on one that has (AVX512-BF16, AMX), or use int8 or auto"
-        )
-    return cast(Asked, precision)
-
-
-def _has_bf16() -> bool:
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe().isa))
-
-
 def _steps(asked: Asked, good: int, defects: int, target: m.Target) -> dict[str, int]:
     """The phases and their shares of the progress, in images."""
     engines, jury = len(judges(target)), good + synthetic_count() + defects
+    search, graphs = {"fp32": 0, "auto": SEARCH_STEPS}.get(asked, engines * jury), 1
+    if target == "tensorrt":
+        search, graphs = len(WANTED[asked]) * (engines + 1) * jury, len(WANTED[asked]) + 1
     return {
         "judge": good if asked == "fp32" else jury,
         "graph": GRAPH_STEPS,
-        "search": {"fp32": 0, "auto": SEARCH_STEPS}.get(asked, engines * jury),
-        "verify": engines * (good + m.MIN_GOLDENS),
+        "search": search,
+        "verify": graphs * engines * (good + m.MIN_GOLDENS),
     }
 
 
 def _choose(
     bench: Bench, asked: Asked, jury: Jury, contract: Contract, tell: Tell, counter: Counter
-) -> Outcome:
+) -> tuple[Outcome, ...]:
+    if bench.target == "tensorrt":
+        return recipe(bench, asked, jury, contract, tell=tell, step=counter.add)
     if asked == "fp32":
-        return Outcome(bench.uniform("fp32"), (), ())
+        return (Outcome(bench.uniform("fp32"), (), ()),)
     with Search(bench, jury, contract, tell=tell, step=counter.add) as search:
         if asked == "auto":
-            return search.best(bf16=bench.target == "openvino" and _has_bf16())
-        return search.fixed(asked)
+            return (search.best(bf16=bench.target == "openvino" and has_bf16()),)
+        return (search.fixed(asked),)
 
 
 def _own_scores(
@@ -252,7 +246,7 @@ def _own_scores(
     rest = [image for image in calibration.images if image.path not in held]
     files = find_images(run, rest, data)
     found = []
-    for name, loss in zip(judges(outcome.candidate.target), outcome.losses, strict=True):
+    for name, loss in zip(outcome.candidate.judges, outcome.losses, strict=True):
         scores = {
             part.name: score
             for part, score in zip(jury.parts, loss.scores, strict=True)
@@ -270,18 +264,18 @@ def _own_scores(
 def _write(prepared: Prepared, out: Path, force: bool, counter: Counter) -> Bundle:
     """Write, replay and report; ParityError leaves what was at `out` as it was."""
     judged = {pixel_sha256(part.image): (part.score, part.map) for part in prepared.good}
-    candidate = prepared.outcome.candidate
     form = draft(
         prepared.run,
         prepared.model,
         prepared.calibration,
-        candidate,
-        prepared.settled,
+        prepared.made,
         prepared.goldens,
         {key: score for key, (score, _) in judged.items()},
         prepared.batch,
     )
-    contents = {**candidate.files, **prepared.goldens.contents(), m.REPORT: PAGE_HEAD.encode()}
+    contents = {**prepared.goldens.contents(), m.REPORT: PAGE_HEAD.encode()}
+    for made in prepared.made:
+        contents |= made.outcome.candidate.files
     with staged_bundle(out, form, contents, force=force) as staged:
         with counter.phase(counter.left):
             last = 0
@@ -299,6 +293,7 @@ def _write(prepared: Prepared, out: Path, force: bool, counter: Counter) -> Bund
             )
         if not found.passed:
             raise ParityError(f"{out}: no bundle was written: {found.text()}")
+        accepted = accept(staged) if prepared.nvidia else ()
         speeds = measure_speed(prepared, staged)
-        with_report(staged, page(prepared, staged, found, speeds).encode())
+        with_report(staged, page(prepared, staged, found, speeds, accepted).encode())
     return Bundle.open(out)

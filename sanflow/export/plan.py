@@ -74,6 +74,21 @@ class Plan:
             low &= {"extractor", "head"}
         return cls({r: precision if r in low else "fp32" for r in regions})
 
+    @classmethod
+    def device(
+        cls, graph: onnx.ModelProto, precision: Precision, *, flows: bool = False
+    ) -> Plan:
+        """The policy for a GPU, which has FP16 everywhere: around int8, too.
+
+        int8: the extractor, the head stays FP16. `flows` lowers the flows' products as well;
+        without it everything from the first coupling on is FP32.
+        """
+        if precision == "fp32":
+            return cls.uniform(graph, "fp32")
+        products = [r for r in regions_of(graph) if flows and r.endswith((".first", ".last"))]
+        plan = cls.uniform(graph, "fp16").changed(dict.fromkeys(products, precision))
+        return plan.changed({"extractor": precision})
+
     def of(self, region: str) -> Precision:
         """The precision of a region; InputError if the graph the plan was made for had none."""
         if region not in self.regions:

@@ -22,6 +22,7 @@ from ..runtime.parity import VerifyReport
 from ..runtime.registry import open_engine
 from . import explain
 from .candidate import judges
+from .nvidia import NOT_DONE, Accepted
 from .search import race
 
 if TYPE_CHECKING:
@@ -45,12 +46,17 @@ class Speed:
 
 
 def measure_speed(prepared: Prepared, staged: Bundle) -> tuple[Speed, ...]:
-    """Race the bundle against its own graph in FP32, in every engine that reads it here."""
+    """Race the bundle against its own graph in FP32, in every engine that reads it here.
+
+    Of a tensorrt bundle there is nothing to say before it is on its device.
+    """
     images = [golden.image for golden in staged.goldens()]
     batches = [
         np.stack([images[(first + slot) % len(images)] for slot in range(staged.batch)])
         for first in range(len(images))
     ]
+    if staged.manifest.target == "tensorrt":
+        return ()  # a processor's milliseconds say nothing about a GPU's
     plain = prepared.bench.uniform("fp32")
     found = []
     for name in judges(staged.manifest.target):
@@ -61,12 +67,17 @@ def measure_speed(prepared: Prepared, staged: Bundle) -> tuple[Speed, ...]:
     return tuple(found)
 
 
-def page(prepared: Prepared, staged: Bundle, parity: VerifyReport, speeds: Sequence[Speed]) -> str:
+def page(
+    prepared: Prepared,
+    staged: Bundle,
+    parity: VerifyReport,
+    speeds: Sequence[Speed],
+    accepted: Sequence[Accepted],
+) -> str:
     """The report as one HTML page that needs nothing else."""
-    outcome, manifest = prepared.outcome, staged.manifest
-    tables = [explain.regions_table(outcome)]
-    if outcome.losses:
-        tables.append(explain.gate_table(outcome.losses, prepared.contract))
+    outcomes, manifest = [made.outcome for made in prepared.made], staged.manifest
+    outcome = outcomes[0]
+    tables = explain.graph_tables(outcomes, prepared.contract)
     if outcome.trials:
         tables.append(explain.trials_table(outcome.trials, manifest.target))
     tables.append(explain.passes_table(prepared.passes))
@@ -86,6 +97,8 @@ def page(prepared: Prepared, staged: Bundle, parity: VerifyReport, speeds: Seque
                 tuple(tuple(str(v) if v is not None else "–" for v in r) for r in parity.rows()),
             ),
             speeds=speeds,
+            accepted=accepted,
+            not_done=NOT_DONE,
             size=outcome.candidate.size,
             plain_size=prepared.bench.uniform("fp32").size,
             defects=prepared.defects,

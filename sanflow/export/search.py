@@ -88,11 +88,11 @@ class Search:
         self._few = jury.smaller(FIRST_LOOK)
         self._tell, self._step = tell, step
         self._deadline = time.monotonic() + seconds
-        self._engines = judges(bench.target)
+        self._first = judges(bench.target)[0]
         self._trials: list[Trial] = []
         self._stack = ExitStack()
         self._plain = bench.uniform("fp32")
-        self._base = self._stack.enter_context(self._plain.open(self._engines[0]))
+        self._base = self._stack.enter_context(self._plain.open(self._first))
         self._batches = _batches([part.image for part in self._few.parts], self._base.batch)
 
     def __enter__(self) -> Search:
@@ -168,11 +168,11 @@ class Search:
     def _try(self, title: str, candidate: Candidate, jury: Jury, alone: str | None = None) -> Trial:
         """Race a candidate against FP32 in the first engine; hear it there, and in the others if
         the whole jury sits."""
-        with candidate.open(self._engines[0]) as engine:
+        with candidate.open(self._first) as engine:
             mine, base = race([engine, self._base], self._batches)
             losses = [jury.hear(engine, self._step)]
         if jury is self._jury and not losses[0].broken(self._contract):
-            for name in self._engines[1:]:
+            for name in candidate.judges[1:]:
                 with candidate.open(name) as other:
                     losses.append(jury.hear(other, self._step))
         trial = Trial(

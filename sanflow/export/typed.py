@@ -5,6 +5,8 @@ INT8 comes first: what it writes (Q/DQ around FP32 values) is what the half pass
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx
 
 from ..bundle.manifest import Target
@@ -15,14 +17,19 @@ from .lint import lint
 from .plan import Plan
 from .quantise import Activation, quantise
 
-ACTIVATIONS: dict[Target, Activation] = {"onnx": "int8", "openvino": "uint8"}
-"""The form each target gets: TensorRT reads ONNX, too, and takes int8; CPUs are faster in uint8."""
+ACTIVATIONS: dict[Target, Activation] = {"onnx": "int8", "openvino": "uint8", "tensorrt": "int8"}
+"""The form each target gets: TensorRT takes int8 only, and may be given the ONNX target's graph;
+CPUs are faster in uint8."""
 
 
 def typed(
-    graph: onnx.ModelProto, plan: Plan, ranges: Ranges | None, activation: Activation
+    graph: onnx.ModelProto,
+    plan: Plan,
+    ranges: Ranges | None,
+    activation: Activation,
+    floats: Literal["fp32", "fp16"] = "fp32",
 ) -> onnx.ModelProto:
-    """The graph with each region in the precision of its plan.
+    """The graph with each region in the precision of its plan; `floats` is what surrounds int8.
 
     Raises InputError when a plan with int8 regions comes without ranges, and when the result is
     a graph that some engine could not run.
@@ -31,6 +38,6 @@ def typed(
         if ranges is None:
             raise InputError("the plan has int8 regions; give the ranges of their values")
         graph = quantise(graph, plan, ranges, activation)
-    made = to_half(graph, plan)
+    made = to_half(graph, plan, floats=floats)
     lint(made, uint8=activation == "uint8", bf16="bf16" in plan.regions.values())
     return made

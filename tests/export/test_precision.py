@@ -201,12 +201,12 @@ def test_auto_raises_the_region_that_costs_most(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(search, "LEAST_GAIN", 0.0)
     contract = Contract(flips_outside=1000, rank_correlation=-1, map_error=0.5)
     prepared = prepare(run, precision="auto", false_alarm_rate=RATE, contract=contract)
-    trials = {trial.alone: trial for trial in prepared.outcome.trials if trial.alone}
+    trials = {trial.alone: trial for trial in prepared.made[0].outcome.trials if trial.alone}
     assert {region for region, trial in trials.items() if trial.broken} == {"extractor"}
-    plan = prepared.outcome.candidate.plan
+    plan = prepared.made[0].outcome.candidate.plan
     assert {r for r, p in plan.regions.items() if p == "int8"} == trials.keys() - {"extractor"}
     assert plan.of("extractor") == "fp32"
-    assert not prepared.outcome.losses[0].broken(contract)
+    assert not prepared.made[0].outcome.losses[0].broken(contract)
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def test_labelled_defects_are_judged_and_a_loss_on_them_refuses(run: Run, defect
     fair = dataclasses.replace(ANYTHING, auroc_loss=100, aupro_loss=100)
     prepared = prepare(run, precision="int8", false_alarm_rate=RATE, defects=defects, contract=fair)
     assert prepared.defects == 6
-    for loss in prepared.outcome.losses:
+    for loss in prepared.made[0].outcome.losses:
         assert loss.auroc_loss is not None
         assert loss.aupro_loss is not None
     impossible = dataclasses.replace(ANYTHING, auroc_loss=-101.0)
