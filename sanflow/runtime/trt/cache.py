@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from .key import PlanKey
 
 SCHEMA: Final = "sanflow.plan/1"
 PLAN, META, LOG = "plan", "meta.json", "build.log"
+WORK = ".build-"
+"""How the folder that a builder works in begins."""
 MAX_PLAN = 2**32
 MAX_META = 2**20
 _CHECKSUM = hashlib.sha256().digest_size
@@ -176,6 +179,7 @@ def locked(key: PlanKey, waiting: Callable[[], None]) -> Iterator[Path]:
         waiting()
         lock.acquire(poll_interval=_POLL_S)
     try:
+        _sweep(place)
         yield place
     finally:
         lock.release()
@@ -197,6 +201,14 @@ def keep_timings(key: PlanKey, content: bytes) -> None:
         private.write(_timings(key), hashlib.sha256(content).digest() + content)
     except OSError as error:
         _log.warning("%s: not written: %s", _timings(key), error.strerror or error)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what a builder left that was killed together with its parent."""
+    for left in place.glob(WORK + "*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in place.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _timings(key: PlanKey) -> Path:

@@ -148,7 +148,7 @@ def _build(
         _flags(recipe),
     )
     timings = cache.timings(key)
-    with TemporaryDirectory(dir=folder, prefix=".build-") as work:
+    with TemporaryDirectory(dir=folder, prefix=cache.WORK) as work:
         job = Job(
             product=key.product,
             recipe=recipe,

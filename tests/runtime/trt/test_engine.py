@@ -140,7 +140,9 @@ def test_closing_waits_for_a_running_inference(
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
-def test_engines_leave_nothing_however_many(ready: Bundle, gpu: FakeCuda, count: int) -> None:
+def test_engines_leave_nothing_however_many(
+    ready: Bundle, gpu: FakeCuda, cuda_choice: Any, count: int
+) -> None:
     from sanflow.runtime.trt.plan import build_plan, open_plan
 
     graph = ready.manifest.graph()
@@ -148,7 +150,7 @@ def test_engines_leave_nothing_however_many(ready: Bundle, gpu: FakeCuda, count:
     images = noise(1)
     wanted = expected(images)
     for _ in range(count):
-        with open_plan(plan, graph, ready) as engine:
+        with open_plan(plan, graph, ready, cuda_backend=cuda_choice) as engine:
             assert bits(engine.infer(images)) == wanted
     assert not {kind: n for kind, n in gpu.live().items() if kind != "contexts"}
 

@@ -244,6 +244,19 @@ def test_a_half_written_plan_is_none(standin: Any, in_process: Jobs, trt_bundle:
     assert len(in_process) == 2
 
 
+def test_what_a_killed_builder_left_is_removed(
+    standin: Any, in_process: Jobs, trt_bundle: Trt
+) -> None:
+    bundle = trt_bundle()
+    folder = plan_of(bundle).folder
+    (folder / ".build-abc").mkdir()
+    (folder / ".build-abc" / "plan").write_bytes(b"half")
+    (folder / ".plan.0123abcd.tmp").write_bytes(b"half")
+    plan_of(bundle)
+    assert {path.name for path in folder.iterdir()} == {"plan", "meta.json", ".lock"}
+    assert len(in_process) == 1
+
+
 def test_a_cache_that_others_may_write_to_is_refused(
     standin: Any, in_process: Jobs, trt_bundle: Trt
 ) -> None:
