@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from sanflow import schema
 from sanflow.bundle import Manifest
 from sanflow.cli import app
-from sanflow.config import RunConfig
 from sanflow.imaging import read, write_png
+from sanflow.model.options import METHOD_NAMES
 from sanflow.runtime.doctor.jetson import RELEASES
 from sanflow.training.presets import PRESETS, preset
+from sanflow.training.recipes import ROWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -162,12 +163,13 @@ def field_names(kind: Any) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_documented_option_exists(page: Path) -> None:
-    """`model.blocks` in the text is a field of the configuration."""
-    known = set(flatten(schema.dump(RunConfig())))
+    """`model.blocks` in the text is a field of some method's configuration."""
+    configs = [preset(None, name) for name in METHOD_NAMES]
+    known = {field for config in configs for field in flatten(schema.dump(config))}
     tables = {name.partition(".")[0] for name in known if "." in name}
     files = r"model(\.(fp32|fp16|int8))?\.(onnx|xml|bin|plan)"
     text = re.sub(files, "", page.read_text("utf-8"))
-    assert set(re.findall(rf"(?:{'|'.join(tables)})\.[a-z_]+", text)) <= known
+    assert set(re.findall(rf"(?:{'|'.join(tables)})\.[a-z0-9_]+", text)) <= known
 
 
 def test_sections_cited_in_the_code_exist() -> None:
@@ -184,8 +186,9 @@ def test_sections_cited_in_the_code_exist() -> None:
 
 
 def test_the_table_of_presets_is_the_presets() -> None:
-    """Every field in which a preset differs from the others, with its value."""
-    flat = {name: flatten(schema.dump(preset(name))) for name in PRESETS}
+    """Every field in which SANFlow's three presets differ, with its value."""
+    names = ("sanflow", "official", "edge")
+    flat = {name: flatten(schema.dump(preset(name))) for name in names}
     rows = [
         f"| `{field}` | "
         + " | ".join(json.dumps(flat[name][field]).strip('"') for name in flat)
@@ -197,6 +200,30 @@ def test_the_table_of_presets_is_the_presets() -> None:
         ["| field | " + " | ".join(flat) + " |", "|---" * (1 + len(flat)) + "|", *rows]
     )
     assert table in (REPOSITORY / "docs" / "method.md").read_text("utf-8"), f"expected\n{table}"
+
+
+def test_every_method_and_every_row_of_the_ablation_is_documented() -> None:
+    guide = (REPOSITORY / "docs" / "training.md").read_text("utf-8")
+    notes = (REPOSITORY / "docs" / "method.md").read_text("utf-8")
+    assert not [name for name in METHOD_NAMES if f"`{name}`" not in guide]
+    for row in ROWS:
+        assert f"| {row} |" in notes or f"`{row}`" in notes
+    for name in re.findall(r"`((?:cflow|fastflow)-[a-z0-9-]+)`", notes):
+        assert name in PRESETS, name
+
+
+def test_the_rows_of_the_ablation_set_what_is_printed() -> None:
+    notes = (REPOSITORY / "docs" / "method.md").read_text("utf-8")
+    for row, (model, loss, anomalies) in ROWS.items():
+        line = re.search(rf"^\| {row} \|.*\| (.*) \|$", notes, re.M)
+        if line is None:
+            continue
+        sets = [f"model.{k}={v}" for k, v in model.items()] + [
+            f"loss.{k}={v:g}" for k, v in loss.items()
+        ]
+        if not anomalies:
+            sets.append("synth.enabled=false")
+        assert sorted(line[1].strip("`").split()) == sorted(sets), row
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from .. import schema
 from ..bundle import Graph, Manifest
+from ..bundle.manifest import ModelInfo
 from ..config import RunConfig
+from ..model.options import AnyConfig
 from ..run import Run
 from .evaluate import Scorer
 
@@ -48,7 +50,8 @@ def run_subject(run: Run) -> dict[str, str]:
         "What": f"run {run.path.resolve().name}",
         "Engine": f"PyTorch {record.versions.get('torch', '')}".strip(),
         "Trained": f"{record.created}, {record.progress.epochs_done} epochs{finished}",
-        "Extractor": f"{model.extractor}, strides {', '.join(map(str, model.taps))}",
+        "Method": model.method,
+        "Extractor": _extractor(model),
         "Weights": weights,
         "Image size": f"{model.height} x {model.width} (height x width)",
         "Score": f"{model.fusion} fusion, {model.image_score} of the map",
@@ -66,7 +69,8 @@ def bundle_subject(manifest: Manifest, graph: Graph, name: str, engine: str) -> 
         "What": f"bundle {name}",
         "Engine": engine,
         "Exported": f"{manifest.created}, target {manifest.target}, {graph.precision}",
-        "Extractor": f"{model.extractor}, strides {', '.join(map(str, model.taps))}",
+        "Method": model.method,
+        "Extractor": _extractor(model),
         "Weights": model.weights,
         "Image size": f"{manifest.pixels.height} x {manifest.pixels.width} (height x width)",
         "Score": f"{model.fusion} fusion, {model.image_score} of the map",
@@ -77,9 +81,16 @@ def bundle_subject(manifest: Manifest, graph: Graph, name: str, engine: str) -> 
     }
 
 
+def _extractor(model: ModelInfo | AnyConfig) -> str:
+    strides = ", ".join(map(str, model.taps))
+    return f"{model.extractor}, strides {strides}" if strides else model.extractor
+
+
 def _changed(config: RunConfig) -> list[str]:
     """`name = value` of every option that differs from its default; the weights have their row."""
-    default, given = _flat(schema.dump(RunConfig())), _flat(schema.dump(config))
+    model = type(config.model)(method=config.method)  # type: ignore[arg-type]  # its own name
+    default = _flat({**schema.dump(RunConfig()), "model": schema.dump(model)})
+    given = _flat(schema.dump(config))
     names = [n for n, value in given.items() if value != default.get(n) and n != "weights"]
     return [f"{name} = {given[name]}" for name in names]
 

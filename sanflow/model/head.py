@@ -1,7 +1,7 @@
 """The statistics head h: from the image itself to log alpha and log beta of every position.
 
 Its maps are read by nearest sampling, that is at pixels (s r, s c). The last convolution is
-computed only there: strided by the finest tap, it gives the same numbers (methods 3.3).
+computed only there: strided by the finest tap, it gives the same numbers (methods 9.3).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Spread:
 
     @classmethod
     def mode(cls, log_a: Tensor, log_b: Tensor, maximum: float) -> Spread:
-        """The mode b / (a + 1), at most `maximum`; needs no special function (methods 3.2)."""
+        """The mode b / (a + 1), at most `maximum`; needs no special function (methods 9.2)."""
         log_variance = (log_b - F.softplus(log_a)).clamp(max=math.log(maximum))
         return cls(log_variance, torch.exp(-log_variance))
 

@@ -1,7 +1,7 @@
 """The 2-D sinusoidal position code: half its channels know only the column, half only the row.
 
 Because it is the same for every image and separable, W p costs one product with (D/2, W) and one
-with (D/2, H) instead of one with (D, H W) for each image of the batch (methods 3.1).
+with (D/2, H) instead of one with (D, H W) for each image of the batch (methods 9.1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Teaching an extractor that has no weights: where on this part is a pasted patch?
 
 The whole network, BatchNorms included, learns to classify the pixels of synthetic anomalies on the
-user's own good images (methods 2.14); the small decoder that it needs for that is thrown away and
+user's own good images (methods 1.7); the small decoder that it needs for that is thrown away and
 the extractor frozen. What separates patch from part is then written in the tapped maps.
 """
 
