@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -58,6 +59,8 @@ def ray_engine(address: str | None) -> Engine:
 
     Raises EngineError when the cluster cannot be reached.
     """
+    if address is not None:
+        _require_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     import ray
 
@@ -75,6 +78,22 @@ def ray_engine(address: str | None) -> Engine:
             ray.shutdown()  # ends the tasks that are still running
 
     return run
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        if address in ("auto", "local"):
+            return
+        raise EngineError(f"Ray at {address!r}: expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise EngineError(
+            f"Ray at {address}: nobody answers ({error}); start the cluster with `ray start --head` "
+            "and give the address that it prints"
+        ) from None
 
 
 def _on_ray(ray: Any, tasks: Sequence[Task]) -> Outcomes:

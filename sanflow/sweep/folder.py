@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import shutil
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -49,6 +49,14 @@ def test_a_cell_that_fails_on_a_node_is_told_like_here(cluster: Any, tmp_path: P
     assert "cell.json" in outcome.error
 
 
-def test_a_cluster_that_is_not_there(tiny: Sweep, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"Ray at 127\.0\.0\.1:1"):
-        run_sweep(tiny, tmp_path / "out", ray_engine("127.0.0.1:1"))
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"Ray at 127\.0\.0\.1:1: nobody answers .* start the cluster"),
+        ("ray://127.0.0.1:1", "nobody answers"),
+        ("my-cluster", "'my-cluster': expected HOST:PORT"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        ray_engine(address)
