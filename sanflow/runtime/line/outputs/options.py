@@ -138,13 +138,17 @@ class DioOptions:
     pulse_ms: float = 20.0
     gap_ms: float = 5.0
     """Off between two pulses."""
-    lag_ms: float = 10.0
-    """A verdict whose pulse would begin later than this is not pulsed, and latches a fault."""
+    lag_ms: float = 60.0
+    """A pulse that cannot begin so soon after the verdict is left out, which is a reject: late it
+    could be taken for the next part's."""
 
     def __post_init__(self) -> None:
         for name in ("pulse_ms", "gap_ms", "lag_ms"):
             if not 0 < getattr(self, name) <= 10_000:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected up to 10000")
+        device = urlsplit(self.device)
+        if not self.device.startswith("/") and not (device.scheme == "modbus" and device.hostname):
+            raise ValueError(f"device {self.device!r}: expected /dev/gpiochip0 or modbus://HOST")
         lines = [n for n in (self.ok, self.ng, self.ready, self.heartbeat) if n is not None]
         if min(lines) < 0 or len(set(lines)) < len(lines):
             raise ValueError(f"lines {lines}: each its own, from 0")

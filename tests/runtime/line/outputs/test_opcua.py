@@ -180,7 +180,8 @@ def test_results_are_read_by_id_and_by_part(output: OpcuaOutput) -> None:
                 output.emit(a_result(number, run="run-read"), None)
 
             async def last() -> bool:
-                return (await client.latest()).get("result") == 30
+                latest = await client.latest()
+                return (latest.get("run"), latest.get("result")) == ("run-read", 30)
 
             await until(last)
             latest = await client.read(f"{client.ours}:LatestResult")
