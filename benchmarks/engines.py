@@ -34,7 +34,7 @@ from sanflow.export.graph import to_onnx
 from sanflow.export.openvino import to_ir
 from sanflow.export.plan import Plan
 from sanflow.export.quantise import quantise, tensors
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.runtime.machine import child_environment, usable_cpus
 
@@ -68,7 +68,7 @@ def measure(
     name: str, threads: tuple[int, ...], seconds: float, peers: list[Path]
 ) -> dict[str, Any]:
     """Everything about one extractor."""
-    model = SANFlow(ModelConfig(extractor=name)).eval().requires_grad_(False)
+    model = SANFlow(SanflowConfig(extractor=name)).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
         graphs = saved(model, Path(folder))
         found: dict[str, Any] = {"mib": {k: mib(p) for k, p in graphs.items()}}

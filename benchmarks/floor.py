@@ -27,7 +27,7 @@ from timing import RESULTS, compiled, example, in_onnxruntime, machine
 
 from sanflow.export.graph import to_onnx
 from sanflow.export.plan import region_of
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.runtime.machine import usable_cpus
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 def both(name: str) -> dict[str, bytes]:
     """The compiled graph in FP32 and in INT8."""
-    graph = to_onnx(SANFlow(ModelConfig(extractor=name)).eval()).SerializeToString()
+    graph = to_onnx(SANFlow(SanflowConfig(extractor=name)).eval()).SerializeToString()
     return {"fp32": graph, "int8": next(iter(int8_graphs(graph).values()))}
 
 

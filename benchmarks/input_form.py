@@ -33,7 +33,7 @@ from timing import (
 
 from sanflow.export.graph import to_onnx
 from sanflow.imaging import PixelPath
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 
 CAMERA = (1024, 1280)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "input_form.json")
     given = parser.parse_args()
     seconds = 8.0 if given.quick else 60.0
-    model = SANFlow(ModelConfig(extractor=given.extractor)).eval()
+    model = SANFlow(SanflowConfig(extractor=given.extractor)).eval()
     graph = to_onnx(model)
     found: dict[str, Any] = {"machine": machine(), "extractor": given.extractor}
     found["layout"] = interleaved(layout(graph), seconds)

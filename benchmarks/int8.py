@@ -39,7 +39,7 @@ from sanflow.export.openvino import to_ir
 from sanflow.export.plan import Plan
 from sanflow.export.quantise import tensors
 from sanflow.export.typed import typed
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.run import Run, open_run
 from sanflow.runtime.comparison import rank_correlation
@@ -356,7 +356,7 @@ def latency(model: SANFlow, graphs: dict[str, onnx.ModelProto], seconds: float) 
 
 def wide(seconds: float) -> dict[str, Any]:
     """WRN-50, D = 512, 256 px, random weights: speed does not ask what the weights are."""
-    model = SANFlow(ModelConfig(), seed=0).eval()
+    model = SANFlow(SanflowConfig(), seed=0).eval()
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (model.config.height, model.config.width, 3)).astype(np.uint8)
     graph = to_onnx(model)

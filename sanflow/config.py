@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from .data.config import DataConfig, SynthConfig, TextureConfig
-from .model.config import LossConfig, ModelConfig
+from .model.config import LossConfig, SanflowConfig
 from .model.options import AnyConfig
 
 
@@ -105,7 +105,7 @@ class HybridConfig:
 class RunConfig:
     """Everything a user can choose about a run; stored in it unchanged."""
 
-    model: AnyConfig = field(default_factory=ModelConfig)
+    model: AnyConfig = field(default_factory=SanflowConfig)
     data: DataConfig = field(default_factory=DataConfig)
     synth: SynthConfig = field(default_factory=SynthConfig)
     loss: LossConfig = field(default_factory=LossConfig)

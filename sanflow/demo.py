@@ -27,7 +27,7 @@ from .evaluation.result import Evaluation
 from .evaluation.subject import bundle_subject
 from .export.export import export_run
 from .imaging import overlay, read
-from .model.config import ModelConfig
+from .model.config import SanflowConfig
 from .run import Run
 from .runtime import Detector
 from .runtime.infer import infer
@@ -62,7 +62,7 @@ class Size:
     config: RunConfig
 
 
-MODEL = ModelConfig(
+MODEL = SanflowConfig(
     extractor="resnet18",
     taps=(4, 8),
     feature_scale="position",  # the parts lie the same way in every photograph

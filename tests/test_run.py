@@ -12,7 +12,7 @@ from sanflow.config import RunConfig
 from sanflow.data.config import DataConfig
 from sanflow.errors import ConfigError, InputError
 from sanflow.imaging import PixelPath, Roi
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
 from sanflow.run import (
@@ -26,7 +26,7 @@ from sanflow.run import (
 )
 
 CONFIG = RunConfig(
-    model=ModelConfig(
+    model=SanflowConfig(
         extractor="resnet18", height=64, width=96, position_dim=8, blocks=1, head_width=2
     ),
     data=DataConfig(roi=Roi(1, 2, 30, 40)),
@@ -100,7 +100,7 @@ def test_a_missing_damaged_or_other_model_is_refused(tmp_path: Path, model: SANF
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be used"):
         run.model()
-    other = ModelConfig(
+    other = SanflowConfig(
         extractor="resnet18", height=64, width=96, position_dim=12, blocks=1, head_width=2
     )
     write_model(tmp_path, SANFlow(other))

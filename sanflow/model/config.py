@@ -222,7 +222,7 @@ class PyramidConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig(PyramidConfig):
+class SanflowConfig(PyramidConfig):
     """SANFlow (methods 2). `variance` and `mean` span the ablations of table 2.12."""
 
     method: Literal["sanflow"] = "sanflow"

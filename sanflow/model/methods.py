@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 from .cflow import CFLOW
 from .cls_cnf import CLSCNF
 from .cls_config import ClsCnfConfig
-from .config import MethodConfig, ModelConfig
+from .config import MethodConfig, SanflowConfig
 from .fastflow import FastFlow
 from .flow_config import CflowConfig, FastflowConfig
 from .foad_mfff import FOADMFFF
@@ -18,7 +18,7 @@ from .sanflow import SANFlow
 from .token_config import FoadMfffConfig, SanfAdConfig
 
 _CLASSES: dict[type[MethodConfig], type[Method[Any]]] = {
-    ModelConfig: SANFlow,
+    SanflowConfig: SANFlow,
     CflowConfig: CFLOW,
     FastflowConfig: FastFlow,
     SanfAdConfig: SANFAD,

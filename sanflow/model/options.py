@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TypeAlias, get_args, get_type_hints
 
 from .cls_config import ClsCnfConfig
-from .config import ModelConfig
+from .config import SanflowConfig
 from .flow_config import CflowConfig, FastflowConfig
 from .token_config import FoadMfffConfig, SanfAdConfig
 
 AnyConfig: TypeAlias = (
-    ModelConfig | CflowConfig | FastflowConfig | SanfAdConfig | FoadMfffConfig | ClsCnfConfig
+    SanflowConfig | CflowConfig | FastflowConfig | SanfAdConfig | FoadMfffConfig | ClsCnfConfig
 )
 """Add a method's configuration here with `|`; the first one is the default."""
 

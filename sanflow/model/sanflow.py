@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import LossConfig, ModelConfig
+from .config import LossConfig, SanflowConfig
 from .flow import Flow
 from .latents import LevelTerms, Observed
 from .losses import sanflow_loss
@@ -19,9 +19,9 @@ from .pyramid import Pyramid
 class SANFlow(Pyramid):
     """Semantic-aware normalising flow; `seed` fixes permutations and first weights."""
 
-    config: ModelConfig
+    config: SanflowConfig
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    def __init__(self, config: SanflowConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
 
     def flow(self, channels: int, height: int, width: int) -> Flow:

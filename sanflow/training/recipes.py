@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import OptimConfig, RunConfig
 from ..data.config import SynthConfig
-from ..model.config import ModelConfig
+from ..model.config import SanflowConfig
 from ..model.flow_config import CflowConfig, FastflowConfig
 
 Recipe = Callable[[], RunConfig]
@@ -70,7 +70,7 @@ SMALL_OPTIM = OptimConfig(
 def edge() -> RunConfig:
     """SANFlow on a small PC."""
     return RunConfig(
-        model=ModelConfig(**SMALL_MODEL, position_dim=64),
+        model=SanflowConfig(**SMALL_MODEL, position_dim=64),
         # Mostly good parts: the pooled level sees a part with an anomaly as a whole abnormal one.
         synth=SynthConfig(quotas=(5, 1, 1, 1)),
         optim=SMALL_OPTIM,

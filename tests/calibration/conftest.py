@@ -11,12 +11,12 @@ import torch
 
 from sanflow.config import RunConfig
 from sanflow.imaging import write_png
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
 from sanflow.run import DataRecord, Run, RunRecord, write_run
 
-MODEL = ModelConfig(
+MODEL = SanflowConfig(
     extractor="resnet18", height=64, width=64, position_dim=16, blocks=2, head_width=8
 )
 

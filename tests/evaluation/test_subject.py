@@ -14,14 +14,14 @@ from sanflow.config import OptimConfig, RunConfig
 from sanflow.evaluation.evaluate import evaluate
 from sanflow.evaluation.subject import bundle_subject, run_scorer, run_subject, seen_images
 from sanflow.imaging import PixelPath
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
 from sanflow.run import DataRecord, Progress, Run, RunRecord, write_run
 
 from .conftest import TestSet
 
-SMALL = ModelConfig(
+SMALL = SanflowConfig(
     extractor="resnet18", height=64, width=64, position_dim=16, blocks=1, head_width=8
 )
 

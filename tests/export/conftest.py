@@ -16,7 +16,7 @@ from sanflow.calibration.calibrate import calibrate
 from sanflow.config import RunConfig
 from sanflow.data.config import DataConfig
 from sanflow.imaging import Roi
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.methods import METHODS
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         digest = hashlib.sha256((root / f"{index:02d}.png").read_bytes()).hexdigest()
         entries.append((f"{index:02d}.png", digest))
     config = RunConfig(
-        model=ModelConfig(**SMALL, height=64, width=64),  # type: ignore[arg-type]
+        model=SanflowConfig(**SMALL, height=64, width=64),  # type: ignore[arg-type]
         data=DataConfig(roi=Roi(5, 3, 120, 80)),
         weights="none",
     )

@@ -12,7 +12,7 @@ from sanflow.export.graph import to_onnx
 from sanflow.export.macs import macs, stored_values
 from sanflow.export.naive import naive
 from sanflow.export.plan import regions_of
-from sanflow.model.config import EXTRACTORS, ModelConfig
+from sanflow.model.config import EXTRACTORS, SanflowConfig
 from sanflow.model.sanflow import SANFlow
 
 from .conftest import noise, small_model
@@ -100,7 +100,7 @@ def test_savings_are_those_of_the_method_notes(
 
     The notes count windows alone; here the first row of positions is a strip of the whole width.
     """
-    compiled = compile_model(SANFlow(ModelConfig(extractor=extractor)))
+    compiled = compile_model(SANFlow(SanflowConfig(extractor=extractor)))
     assert compiled.passes[0].macs_before / 1e9 == pytest.approx(naive_gmac, abs=2e-3)
     assert compiled.passes[-1].macs_after / 1e9 == pytest.approx(
         strided_gmac - 7.362 + 3.370 + 0.004, abs=3e-3

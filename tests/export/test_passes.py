@@ -17,7 +17,7 @@ from sanflow.export.deploy import Affine, Block, DeployModel, First, Gather, Hea
 from sanflow.export.deploy import convolution as conv
 from sanflow.export.likelihood import Likelihood
 from sanflow.export.naive import Factor, JoinedFirst, SumLikelihood, naive
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.position import PositionCode
 from sanflow.model.sanflow import SANFlow
 
@@ -181,7 +181,7 @@ def test_passes_on_freias_blocks(soft: bool, kernels: tuple[int, ...], condition
         given = [] if code is None else [code.expand(2, -1, -1, -1)]
         (z,), step = oracle([z], given)
         log_det = log_det + step
-    config = ModelConfig(extractor="resnet18", taps=(8,), height=64, width=64, variance="unit")
+    config = SanflowConfig(extractor="resnet18", taps=(8,), height=64, width=64, variance="unit")
     scales = torch.stack([nn.functional.softplus(o.global_scale, beta=0.5) * 0.1 for o in oracles])
     level = Level([as_block(o, code) for o in oracles], SIZE, scales.log().flatten(1).sum(dim=1))
     maximum = torch.zeros(1, dtype=torch.float64)

@@ -11,7 +11,7 @@ from sanflow.calibration.calibrate import calibrate
 from sanflow.config import RunConfig
 from sanflow.export.export import export_run
 from sanflow.export.reference import run_reference
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import load_weights
 from sanflow.run import DataRecord, Run, RunRecord, write_run
@@ -34,7 +34,7 @@ def tiles_run(shared: Path, out: Path, extractor: str) -> Run:
         (str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest())
         for path in sorted((root / "train" / "good").iterdir())[:200:8]
     ]
-    model_config = ModelConfig(
+    model_config = SanflowConfig(
         extractor=extractor,
         stride_on=stride_on,  # type: ignore[arg-type]
         taps=(4, 8, 16),

@@ -13,9 +13,9 @@ from scipy import integrate, special, stats
 from torch import Tensor
 
 from sanflow.model import likelihood as lk
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 
-PRIOR = lk.Prior.of(ModelConfig())
+PRIOR = lk.Prior.of(SanflowConfig())
 
 
 def logs(a: float, b: float) -> tuple[Tensor, Tensor]:

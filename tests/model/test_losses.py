@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sanflow.model.config import LossConfig, ModelConfig
+from sanflow.model.config import LossConfig, SanflowConfig
 from sanflow.model.latents import Latent, LevelTerms
 from sanflow.model.losses import level_parts
 from sanflow.model.method import Steps
 from sanflow.model.sanflow import SANFlow
 
-CONFIG = ModelConfig(
+CONFIG = SanflowConfig(
     extractor="resnet18",
     taps=(8, 16),
     height=64,

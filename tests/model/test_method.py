@@ -8,12 +8,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.method import Draw, Steps
 from sanflow.model.methods import METHODS, build
 from sanflow.model.sanflow import SANFlow
 
-SMALL = ModelConfig(
+SMALL = SanflowConfig(
     extractor="resnet18", taps=(8, 16), height=64, width=64, position_dim=8, blocks=1, head_width=4
 )
 

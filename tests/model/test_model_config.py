@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from sanflow.model.config import ModelConfig
 )
 def test_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        ModelConfig(**fields)
+        SanflowConfig(**fields)
 
 
 def test_defaults_are_the_papers() -> None:
-    config = ModelConfig()
+    config = SanflowConfig()
     assert (config.extractor, config.taps, config.padding) == (
         "wide_resnet50_2",
         (8, 16, 32),

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.method import Steps
 from sanflow.model.sanflow import SANFlow
 
-CONFIG = ModelConfig(
+CONFIG = SanflowConfig(
     extractor="resnet18", height=64, width=96, position_dim=8, blocks=2, head_width=4
 )
 VARIANTS = {
@@ -37,7 +37,7 @@ def photographs(count: int, seed: int = 0, height: int = 64, width: int = 96) ->
     return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def model_of(config: ModelConfig = CONFIG, seed: int = 0) -> SANFlow:
+def model_of(config: SanflowConfig = CONFIG, seed: int = 0) -> SANFlow:
     """A model whose flows and heads are away from their first values, in eval mode."""
     model = SANFlow(config, seed)
     generator = torch.Generator().manual_seed(seed)

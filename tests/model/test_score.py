@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.score import anomaly_map, image_score, upsample
 
-CONFIG = ModelConfig(extractor="resnet18", taps=(8, 16), height=32, width=48)
+CONFIG = SanflowConfig(extractor="resnet18", taps=(8, 16), height=32, width=48)
 
 
 def levels_of(seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -88,7 +88,7 @@ def test_value_above_the_stored_maximum_is_harmless(fusion: str) -> None:
 
 
 def test_a_pooled_level_counts_its_weight() -> None:
-    config = ModelConfig(taps=(8, 16), pools=(1,), pool_weight=3.0, height=64, width=64)
+    config = SanflowConfig(taps=(8, 16), pools=(1,), pool_weight=3.0, height=64, width=64)
     levels = [torch.zeros(2, 8, 8), torch.zeros(2, 4, 4), torch.tensor([0.0, -2.0]).view(2, 1, 1)]
     maps = anomaly_map(levels, torch.zeros(3), config)
     torch.testing.assert_close(maps[0], torch.zeros(64, 64))

@@ -13,13 +13,13 @@ from sanflow.data.demo_parts import make_demo_parts
 from sanflow.data.layout import Dataset, open_dataset
 from sanflow.errors import SanflowError
 from sanflow.imaging import PixelPath
-from sanflow.model.config import ModelConfig
+from sanflow.model.config import SanflowConfig
 from sanflow.model.extractor import Extractor, build_extractor
 from sanflow.training.log import Status
 from sanflow.training.pretext import pixel_loss, teach
 
 CONFIG = RunConfig(
-    model=ModelConfig(extractor="resnet18", taps=(4, 8), height=64, width=64, position_dim=8),
+    model=SanflowConfig(extractor="resnet18", taps=(4, 8), height=64, width=64, position_dim=8),
     pretext=PretextConfig(steps=12, batch=4, learning_rate=3e-3),
     optim=OptimConfig(workers=0),
     weights="none",
