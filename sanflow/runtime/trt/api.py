@@ -63,6 +63,11 @@ class Api:
         """Major and minor version."""
         return _number(self.version)
 
+    @property
+    def new_to_strong_types(self) -> bool:
+        """Whether graphs with types of their own are a young feature of this version."""
+        return self.product == "tensorrt" and self.number < (10, 12)
+
     def logger(self, sink: Sink) -> Any:
         """An ILogger that hands every line from INFO up to `sink`; keep it while anything lives."""
         trt = self.trt

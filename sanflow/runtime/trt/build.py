@@ -113,8 +113,7 @@ def _ending(code: int, job: Job, tail: deque[str], log: Path) -> str:
     said = f"; TensorRT's last words: {' / '.join(tail)}" if tail else ""
     if code == -_SIGKILL:
         says, fix = KILLED
-        workspace = f"it was allowed {job.workspace / 2**20:.0f} MiB of workspace"
-        return f"{job.product}: {says}; {workspace}; {fix}{said}"
+        return f"{job.product}: {says}; {fix}{said}"
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -24,7 +24,7 @@ from ...errors import EngineError, SanflowError
 from .. import private
 from ..engine import TensorSpec
 from .api import Api, Product, Recipe, load
-from .messages import explain
+from .messages import explain, row
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,14 @@ def _build(
 
 def _failed(api: Api, said: list[str]) -> EngineError:
     # The first error is the cause, the rest its consequences.
-    known = [text for text in said if explain(text) != " ".join(text.split())]
-    return EngineError(f"{api.product} {api.version}: {explain((known or said)[0])}")
+    known = [text for text in said if row(text) is not None]
+    text = explain((known or said)[0])
+    if not known and api.new_to_strong_types:
+        text += (
+            "; before 10.12 TensorRT is new to graphs that carry their own types: use --precision "
+            "fp32, or update it"
+        )
+    return EngineError(f"{api.product} {api.version}: {text}")
 
 
 def main() -> int:

@@ -48,7 +48,8 @@ def built(
     product = _product(setting)
     load(product), device(setting.gpu.cuda_backend)  # what no other precision would cure
     first: EngineError | ParityError | None = None
-    for candidate in climb(bundle, graph, setting.gpu.allow_fallback):
+    steps = climb(bundle, graph, setting.gpu.allow_fallback)
+    for candidate in steps:
         try:
             plan = build_plan(
                 bundle,
@@ -60,8 +61,9 @@ def built(
                 progress=progress,
             )
         except (EngineError, ParityError) as error:
-            _log.warning("%s: %s", candidate.precision, error)
             first = first or error
+            if candidate is not steps[-1]:
+                _log.warning("%s: %s; trying a higher precision", candidate.precision, error)
             continue
         instead = f"{candidate.precision} instead of {graph.precision}"
         return plan, candidate, "" if first is None else f"{instead}: {first}"

@@ -30,7 +30,7 @@ GRAPH = network().SerializeToString()
     [
         ("parse", r"refuses the graph: node conv1 \(Conv\): Non-zero zero point"),
         ("empty", "the parsed graph has no tensors, the manifest says image uint8"),
-        ("none", "returned nothing and logged no error"),
+        ("none", r"returned nothing and logged no error; before 10.12 .*--precision fp32"),
         ("tactic", "found no kernel for a part of the graph: mostly too little memory"),
         ("dequantize", "cannot type INT8 with FP16 scales.*use --precision fp16"),
         ("null_factory", "driver is absent, or older than this TensorRT needs"),
