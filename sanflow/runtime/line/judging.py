@@ -22,6 +22,8 @@ from .swap import Judge, Swapper
 
 GRACE = 1.0
 """Seconds after a swap before the old engine is closed."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts to open an engine that was given up."""
 MOST_LOST = 8
 """Stuck threads after which only a new process helps."""
 
@@ -45,10 +47,11 @@ class Judging:
         self._line, self._prove = line, prove
         self._queue, self._keeper = queue, keeper
         self._hang = seconds(line.hang)
-        self._crew = Crew(queue, emitter, seconds(line.idle_check), keeper.checked)
+        self._crew = Crew(queue, emitter, seconds(line.idle_check), self._checked)
         self._swapper = Swapper(prove, self._switch, self._failed)
         self._retired: list[tuple[float, Judge]] = []
-        self._retry = 0.0
+        self._given_up = False
+        self._retry, self._wait = 0.0, self._hang
 
     def open(self) -> Judge:
         """Open and prove the bundle; raises as `prove` does. It judges once `start` is called."""
@@ -68,13 +71,16 @@ class Judging:
     def look(self) -> None:
         """Give up an engine that is stuck, open it anew, begin with a swap, close old engines.
 
+        An engine that was given up is opened anew at once, then after ever longer waits.
+
         Raises EngineError if that happens time after time: threads that are stuck stay.
         """
         now = time.monotonic()
         if self._crew.stuck(self._hang):
-            self._give_up()
-        if "engine" in self._keeper.faults and now > self._retry and not self._swapper.busy:
-            self._retry = now + self._hang
+            self._leave_behind()
+        if self._given_up and now >= self._retry and not self._swapper.busy:
+            self._retry = now + self._wait
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
             self._swapper.ask(self.bundle)
         self._swapper.look()
         for moment, judge in list(self._retired):
@@ -97,10 +103,20 @@ class Judging:
                     retired.close()
         return lost
 
-    def _give_up(self) -> None:
+    def _checked(self, problem: str) -> None:
+        """A golden sample was judged while there was no part; a wrong answer ends all trust."""
+        self._keeper.checked(problem)
+        if problem:
+            _log.error("%s; the engine is opened anew", problem)
+            if (before := self._queue.switch(None)) is not None:
+                self._retired.append((time.monotonic(), before))
+            self._given_up = True
+
+    def _leave_behind(self) -> None:
         # Not closed: a thread is inside of it.
         self._queue.switch(None)
         self._crew.leave_behind()
+        self._given_up = True
         text = f"the engine has not come back for {self._hang:g} s"
         _log.error("%s; it is opened anew", text)
         self._keeper.fault("engine", text)
@@ -113,12 +129,13 @@ class Judging:
         before = self._queue.switch(judge)
         if before is not None:
             self._retired.append((time.monotonic(), before))
+        self._given_up, self._retry, self._wait = False, 0.0, self._hang
         self._keeper.fault("engine", "")
         self._keeper.fault("self_test", "")
         self._keeper.warning("swap", "")
         _log.info("judging with %s (%s)", path, judge.digest[:12])
 
     def _failed(self, path: str, problem: str) -> None:
-        text = f"{path} was not swapped in: {problem}"
+        text = f"no swap: {problem}"
         _log.error("%s", text)
         self._keeper.warning("swap", text)

@@ -65,10 +65,12 @@ class Keeper:
                 self.faults.pop("late", None)
 
     def checked(self, problem: str) -> None:
-        """A golden sample was judged while there was no part."""
+        """A golden sample was judged while there was no part; what was wrong stays a fault."""
         with self._lock:
-            _set(self.faults, "self_test", problem)
-            self._heartbeat += not problem
+            if problem:
+                self.faults["self_test"] = problem
+            else:
+                self._heartbeat += 1
 
     @property
     def heartbeat(self) -> int:

@@ -44,6 +44,8 @@ from .tally import Tally
 
 TICK = 0.05
 """Seconds between two looks of the watcher."""
+FEED = 0.5
+"""Seconds between two words to systemd's watchdog."""
 SWITCH = 0.0005
 """Seconds after which a Python thread lets another go on: a verdict must not wait for five."""
 
@@ -69,7 +71,7 @@ class Station:
         `slow` says whether there are others; `told` is called with each new state."""
         line = config.line
         self._config, self._folder = config, folder
-        self._make_source, self._outputs, self._told = make_source, list(outputs), told
+        self._make_source, self._outputs, self.told = make_source, list(outputs), told
         self._with_slow_side = slow
         self.slow: SlowSide | None = None
         self._hang = seconds(line.hang)
@@ -87,6 +89,8 @@ class Station:
         self._grabbers: list[Grabber] = []
         self._stop = threading.Event()
         self._said: StationState | None = None
+        self._fed = 0.0, -1
+        """When systemd's watchdog was fed last, and at which heartbeat."""
 
     def run(self) -> Tally:
         """Judge until `stop`, or until a source that ends was read; every part has its verdict.
@@ -217,11 +221,12 @@ class Station:
         self.recorder.tell(state)
         for output in self._outputs:
             self.emitter.post(lambda output=output: output.announce(state))  # type: ignore[misc]
-        if before is None or state.heartbeat != before.heartbeat:
+        if state.heartbeat != self._fed[1] and time.monotonic() - self._fed[0] >= FEED:
+            self._fed = time.monotonic(), state.heartbeat
             notify("WATCHDOG=1")
         if before is None or _words(state) != _words(before):
             notify(f"STATUS={'; '.join(filter(None, _words(state)))}")
-            self._told(state)
+            self.told(state)
 
     def _open_ring(self, judge: Judge) -> None:
         pixels, slots = judge.bundle.pixel_path, self._config.line.pictures

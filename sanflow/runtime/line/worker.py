@@ -70,6 +70,8 @@ class Worker:
                 return
             entries, judge = taken
             if judge is None:
+                for entry in entries:
+                    self._emitter.settle(entry, rejected("not_ready", "the engine was given up"))
                 continue
             self.since = time.monotonic()
             if entries:

@@ -47,17 +47,16 @@ Fault = Literal["", "raise", "nan", "shape", "map", "hang"]
 class FaultyEngine(OrtEngine):
     """A real engine that fails at each `every`-th call once it is armed."""
 
-    calls = 0
-
     def arm(self, fault: Fault, every: int, stuck: float) -> None:
         self.fault, self.every, self.stuck = fault, every, stuck
+        self.calls = 0
 
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         found = super()._run(images)
         if not hasattr(self, "fault"):
             return found
-        FaultyEngine.calls += 1
-        if FaultyEngine.calls % self.every:
+        self.calls += 1
+        if self.calls % self.every:
             return found
         if self.fault == "raise":
             raise RuntimeError("the driver says no")
