@@ -159,6 +159,7 @@ def choose_weight(run: Run, model: CLSCNF, dataset: Dataset, report: Report) -> 
         for weight in WEIGHTS
     ]
     model.map_weight.fill_(WEIGHTS[int(np.argmax(found))])
+    (run.path / KEPT).unlink(missing_ok=True)  # a crash right after the first stage may leave it
 
 
 def _optim(hybrid: HybridConfig, epochs: int) -> OptimConfig:

@@ -136,6 +136,7 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("model/taps", []), "needs taps and parameters"),
     (put("model/taps", [8]), "2 values for 1 levels"),
     (put("model/pools", [1]), "2 values for 3 levels"),
+    (put("model/image_score", "image"), "2 values for 0 levels"),
     (put("data/train", 0), "at least one training image"),
     (put("data/calibrate", 4), "3 scores for 4 images"),
     (put("data/calibrate", -1), "at least one training image"),
