@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,9 +13,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="pip install sanflow[mqtt]")
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
-
 from sanflow.errors import InputError
 from sanflow.runtime.line.output import OutputError
 from sanflow.runtime.line.outputs import Site
@@ -25,73 +20,10 @@ from sanflow.runtime.line.outputs.archive import ArchiveOutput
 from sanflow.runtime.line.outputs.mqtt import MqttOutput
 from sanflow.runtime.line.outputs.options import ArchiveOptions, MqttOptions
 
-from .conftest import a_result, a_state, certificates, eventually, free_port
+from .broker_kit import Broker, Subscriber, needs_mosquitto
+from .conftest import a_result, a_state, certificates, eventually
 
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
-pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto: apt install mosquitto")
-
-
-class Broker:
-    """A mosquitto of its own that can be killed and started again on the same port."""
-
-    def __init__(self, folder: Path, *lines: str) -> None:
-        self.port = free_port()
-        self.config = folder / "mosquitto.conf"
-        store = f"persistence true\npersistence_location {folder}/\n"
-        listener = f"listener {self.port} 127.0.0.1\n" + "\n".join(
-            lines or ["allow_anonymous true"]
-        )
-        self.config.write_text(f"user root\n{store}autosave_interval 1\n{listener}\n")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        assert MOSQUITTO is not None
-        self.process = subprocess.Popen(
-            [MOSQUITTO, "-c", str(self.config)], stderr=subprocess.DEVNULL
-        )
-        eventually(self.answers)
-
-    def answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def stop(self) -> None:
-        """Ends as at a shutdown: sessions are kept."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-
-class Subscriber:
-    """Keeps its session while it or the broker is away, as a MES would."""
-
-    def __init__(self, broker: Broker, topic: str = "sanflow/#", **tls: Any) -> None:
-        self.got: list[tuple[str, dict[str, Any], bool]] = []
-        self.ready = False
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, "mes", clean_session=False)
-        if tls:
-            self.client.username_pw_set(tls["username"], tls["password"])
-            self.client.tls_set(tls["ca"])
-        self.client.reconnect_delay_set(1, 1)
-        self.client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
-        self.client.on_subscribe = lambda *_: setattr(self, "ready", True)
-        self.client.on_message = lambda _c, _u, m: self.got.append(
-            (m.topic, json.loads(m.payload), m.retain)
-        )
-        self.client.connect_async("localhost" if tls else "127.0.0.1", broker.port)
-        self.client.loop_start()
-        eventually(lambda: self.ready)
-
-    def results(self) -> list[dict[str, Any]]:
-        return [message for topic, message, _ in self.got if topic.endswith("/result")]
-
-    def states(self) -> list[dict[str, Any]]:
-        return [message for topic, message, _ in self.got if topic.endswith("/state")]
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+pytestmark = needs_mosquitto
 
 
 class Line:
