@@ -91,7 +91,7 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise EngineError(
-            f"Ray at {address}: nobody answers ({error}); start the cluster with `ray start --head` "
+            f"Ray at {address}: nobody answers ({error}); start it with `ray start --head` "
             "and give the address that it prints"
         ) from None
 
