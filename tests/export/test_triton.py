@@ -190,6 +190,22 @@ def test_a_plan_in_its_slot_leaves_the_recipe_whole(run: Run, models: Path, tmp_
     Bundle.open(tmp_path / "screws" / "bundle")
 
 
+@pytest.mark.slow
+def test_the_recipe_of_a_real_export(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "screws"
+    done = CliRunner().invoke(app, words(run, folder, "tensorrt"))
+    assert done.exit_code == 0, done.output
+    recipe = Bundle.open(folder / "bundle")
+    assert recipe.manifest.target == "tensorrt"
+    text = (folder / CONFIG).read_text("utf-8")
+    given = parameters(parse(text))
+    assert given["sanflow.precision"] == "fp16"
+    assert float(given["sanflow.threshold"]) == recipe.manifest.graph("fp16").decision.threshold
+    assert "/bundle/model.fp16.onnx" in text
+    assert list((folder / "1").iterdir()) == []
+    assert verify(recipe, "onnxruntime", threads=1).passed
+
+
 def test_another_model_in_the_repository_is_left_alone(models: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "1").mkdir(parents=True)
