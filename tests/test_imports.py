@@ -53,6 +53,18 @@ def test_the_edge_commands_load_without_the_training_packages(
     assert done.returncode == 0, done.stderr
 
 
+def test_no_engine_sends_or_stores_anything(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's telemetry writes a device identifier and an outbox below the cache folder."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    done = run("import sanflow.runtime.ort, sanflow.runtime.ov", repository)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_command_without_torch_names_the_install_command(
     repository: Path, tmp_path: Path
 ) -> None:
