@@ -2,10 +2,11 @@
 
     python benchmarks/soak.py BUNDLE [--minutes 30] [--load 0.8] [--config line.toml] [--page URL]
 
-The median of the bare engine sets the pace: parts come at `load` of what it could judge, 1
-megapixel each, every 500th too late on purpose. The page, if there is one, is read all the time.
-From the journal: late verdicts beyond those, p50 and p99.9 of the time to the verdict. From the
-system: memory of both processes, every five seconds. Writes results/soak.json.
+What the bare engine keeps up with in nine of ten calls, beside whatever else the machine does, sets
+the pace: parts come at `load` of that, 1 megapixel each, every 500th too late on purpose. The page,
+if there is one, is read all the time. From the journal: late verdicts beyond those, p50 and p99.9 of
+the time to the verdict. From the system: memory of both processes, every five seconds. Writes
+results/soak.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ def main() -> None:
         found: dict[str, Any] = {
             "command": " ".join(["soak.py", *sys.argv[1:]]),
             "machine": machine(),
-            "bare engine p50, ms": round(1e3 * each, 3),
+            "bare engine p90, ms": round(1e3 * each, 3),
             "parts per second": round(rate, 3),
             "deadline": deadline,
             "exit code": code,
@@ -87,16 +89,16 @@ def main() -> None:
 
 
 def pace(bundle: str, engine: str | None) -> float:
-    """Seconds of one inference with one thread, the median of about ten seconds of them."""
+    """Seconds of one inference with one thread: nine of ten are faster, of 20 seconds of them."""
     with open_engine(Bundle.open(bundle), engine, 1) as opened:
         batch = np.random.default_rng(0).integers(0, 256, opened.inputs[0].shape, np.uint8)
         times: list[float] = []
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while time.monotonic() < end:
             begin = time.perf_counter()
             opened.infer(batch)
             times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return sorted(times)[int(0.9 * len(times))]
 
 
 class Pages:
@@ -175,6 +177,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     p50, p999 = times[len(times) // 2], times[int(0.999 * len(times))]
     return {
         "parts": len(rows),
+        "engine busy, of the time": round(_busy(rows), 3),
         "in order, each once": results == list(range(1, len(rows) + 1)),
         "reasons": reasons,
         "late on purpose": injected,
@@ -184,6 +187,11 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "verdict p99.9, ms": p999,
         "p99.9 / p50": round(p999 / p50, 3),
     }
+
+
+def _busy(rows: list[dict[str, Any]]) -> float:
+    begin, end = (datetime.fromisoformat(rows[i]["created"][:-1]) for i in (0, -1))
+    return sum(row["engine_ms"] for row in rows) / 1e3 / (end - begin).total_seconds()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def run_station(
             "trigger a part's verdict must be there, for example 50ms"
         )
     folder = Path(out)
+    open_source(found.source.uri)  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))
     site = Site(folder, found.line.name)
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)

@@ -11,6 +11,7 @@ goes. Each frame is noise of its own brightness, drawn from `seed` and the frame
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .... import imaging, schema
+from ....errors import ConfigError
 from ..frame import Frame
 from ..source import EndOfSource, Source, SourceError
 
@@ -57,6 +59,12 @@ class Sim:
     stuck: float = 10.0
     echo: bool = True
     """Whether frames carry the part id of their software trigger."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", self.size):
+            raise ValueError(f"size={self.size!r}; expected HEIGHTxWIDTH, for example 480x640")
+        if min(v for v in vars(self).values() if isinstance(v, (int, float))) < 0:
+            raise ValueError("numbers must not be negative")
 
 
 @dataclass
@@ -182,7 +190,7 @@ def picture(options: Sim, index: int) -> NDArray[np.uint8]:
 
 
 def sim_source(uri: str, camera: Camera | None = None) -> SimSource:
-    """The source that a sim: URI describes; SourceError or ConfigError says what is wrong."""
+    """The source that a sim: URI describes; ConfigError says what is wrong with it."""
     _, _, query = uri.partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
     values = {name: _plain(name, text) for name, text in given.items()}
@@ -198,16 +206,13 @@ def _plain(name: str, text: str) -> object:
         if kind == "float":
             return float(text)
     except ValueError:
-        raise SourceError(f"sim: {name}={text!r} is not a number") from None
+        raise ConfigError(f"sim: {name}={text!r} is not a number") from None
     return text in ("1", "true", "yes") if kind == "bool" else text
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    try:
-        return int(height), int(width or height)
-    except ValueError:
-        raise SourceError(f"sim: size={text!r}; expected HEIGHTxWIDTH, e.g. 480x640") from None
+    return int(height), int(width or height)
 
 
 def _pictures(name: str, folder: Path) -> list[NDArray[np.uint8]]:
