@@ -4,8 +4,8 @@
 
 What the bare engine keeps up with in nine of ten calls, beside whatever else the machine does, sets
 the pace: parts come at `load` of that, 1 megapixel each, every 500th too late on purpose. The page,
-if there is one, is read all the time. From the journal: late verdicts beyond those, p50 and p99.9 of
-the time to the verdict. From the system: memory of both processes, every five seconds. Writes
+if there is one, is read all the time. From the journal: late verdicts beyond those, p50 and p99.9
+of the time to the verdict. From the system: memory of both processes, every five seconds. Writes
 results/soak.json.
 """
 

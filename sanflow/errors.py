@@ -11,7 +11,9 @@
     ├── CalibrationError    7   the asked false-alarm bound cannot be given
     └── Interrupted       130   asked to stop by Ctrl-C or SIGTERM; what was finished is kept
 
-Exit code 3 is not an error: `sanflow infer` finished, and at least one image got no decision.
+Exit code 3 is not an error: `sanflow infer`, or `sanflow run` on a source that ends, finished, and
+at least one image got no decision. SourceError (8) and OutputError (9) of the in-line station are
+kept in its own room, `runtime/line/`.
 A message says what was given, what was expected, and what to do.
 """
 

@@ -21,7 +21,7 @@ from sanflow.cli.options import run_config
 from sanflow.imaging import Roi
 
 COMMANDS = (
-    "check synth train calibrate evaluate demo export threshold verify build infer bench doctor"
+    "check synth train calibrate evaluate demo export threshold verify build infer bench doctor run"
 ).split()
 
 

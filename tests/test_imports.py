@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Refuse())
 
 
 @pytest.mark.parametrize(
-    "command", ["threshold", "verify", "build", "infer", "bench", "doctor", "--version"]
+    "command", ["threshold", "verify", "build", "infer", "bench", "run", "doctor", "--version"]
 )
 def test_the_edge_commands_load_without_the_training_packages(
     command: str, repository: Path

@@ -104,11 +104,13 @@ def options(
     0  done
     1  unexpected, or a package is missing
     2  input or configuration
-    3  done, but at least one image got no decision (infer)
+    3  done, but at least one image or part got no decision (infer, run)
     4  bundle refused
     5  engine missing or failed
     6  parity: an engine does not give PyTorch's verdicts
     7  the false-alarm bound cannot be given
+    8  a camera or another source is missing
+    9  an output cannot be opened
     130  interrupted
     """
 
