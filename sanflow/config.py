@@ -124,7 +124,7 @@ class RunConfig:
                 f"{name} trains whole images: optim.positions must be 1, optim.fibre 0"
             )
         if self.hybrid != HybridConfig() and not model.classifies:
-            raise ValueError(f"{name} has no classifier: leave hybrid out")
+            raise ValueError(f"{name} has no classifier: hybrid and --textures are for cls-cnf")
         given, usual = self.loss, LossConfig()
         for option in fields(LossConfig):
             if option.name not in model.loss_fields and (

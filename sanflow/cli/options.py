@@ -51,6 +51,10 @@ EngineOption = Annotated[
         "bundle's own.",
     ),
 ]
+TexturesOption = Annotated[
+    Path | None,
+    typer.Option("--textures", help="Folder of pictures whose content makes cls-cnf's defects."),
+]
 PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="Which graph of a tensorrt bundle; default: its first."),

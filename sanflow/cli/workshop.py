@@ -32,6 +32,7 @@ from .options import (
     SetOption,
     SizeOption,
     SkipBadOption,
+    TexturesOption,
     ThreadsOption,
     false_alarm_rate,
     run_config,
@@ -82,6 +83,7 @@ def synth(
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
+    textures: TexturesOption = None,
     size: SizeOption = None,
     roi: RoiOption = None,
     layout: LayoutOption = None,
@@ -102,12 +104,13 @@ def synth(
         data__layout=layout,
         data__category=category,
         optim__seed=seed,
+        hybrid__textures__folder=_folder(textures),
     )
     dataset = open_dataset(data, chosen.data)
     contact_sheet(
         dataset,
         chosen.data,
-        chosen.synth,
+        chosen.hybrid.textures if chosen.model.classifies else chosen.synth,
         chosen.model.height,
         chosen.model.width,
         chosen.optim.seed,
@@ -134,6 +137,7 @@ def train(
     ] = None,
     size: SizeOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the images.")] = None,
+    textures: TexturesOption = None,
     seed: SeedOption = None,
     roi: RoiOption = None,
     layout: LayoutOption = None,
@@ -153,6 +157,7 @@ def train(
 
     flags: dict[str, Any] = {
         "method": method,
+        "hybrid__textures__folder": _folder(textures),
         "size": size,
         "roi": roi,
         "weights": weights,
@@ -297,3 +302,8 @@ def demo(
     from ..demo import FULL, QUICK, run_demo
 
     run_demo(out, show, seed=seed, size=QUICK if quick else FULL)
+
+
+def _folder(path: Path | None) -> str | None:
+    """As a run keeps it: it may be continued from another working folder."""
+    return None if path is None else str(path.resolve())

@@ -1,11 +1,12 @@
 """One picture to judge the synthetic anomalies by: good parts, what training makes of them, masks.
 
-Drawn with the same Synthesiser that training uses, at the model's input size, so that what looks
-wrong here (patches far too faint, too large, unlike any defect) is wrong in training too.
+Made by what training makes them with, pasted patches or textured defects, at the model's input
+size: what looks wrong here (far too faint, too large, unlike any defect) is wrong in training too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,17 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..imaging import PixelPath, write_png
-from .config import DataConfig, SynthConfig
+from .config import DataConfig, SynthConfig, TextureConfig
 from .layout import Dataset
 from .synthetic import Synthesiser
+from .textures import TextureSynthesiser
 
 Image = NDArray[np.uint8]
+Make = Callable[
+    [Sequence[Image], Sequence[Image], int],
+    tuple[Image, NDArray[np.bool_] | NDArray[np.float32]],
+]
+"""Good parts, others to take content from, and the row: their anomalies and masks."""
 
 _TITLES = {
     "normal": "good part",
@@ -27,6 +34,7 @@ _TITLES = {
     "medium": "medium rectangle",
     "circle": "circle",
 }
+_TEXTURED = "textured defect"
 _SOURCES = 8
 """Good parts that lend patches, at least, where there are so many."""
 _SMALLEST, _LARGEST = 160, 256
@@ -40,7 +48,7 @@ _FINE = 4
 def contact_sheet(
     dataset: Dataset,
     data: DataConfig,
-    synth: SynthConfig,
+    synth: SynthConfig | TextureConfig,
     height: int,
     width: int,
     seed: int,
@@ -49,19 +57,13 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with `rows` good training parts, each beside one anomaly and mask of each kind.
 
-    Kinds with quota 0 are left out. Raises ConfigError where synth.enabled is false, DataError
-    without training parts, ImageError where one cannot be read.
+    Kinds with quota 0 are left out; of textured defects there are three. Raises ConfigError where
+    synth.enabled is false, DataError without training parts or without the folder of textures,
+    ImageError where one cannot be read.
     """
-    if not synth.enabled or not any(synth.quotas[1:]):
-        raise ConfigError(
-            f"synth.enabled is {str(synth.enabled).lower()} and synth.quotas is {synth.quotas}: "
-            "training would make no synthetic anomalies, so there is nothing to draw"
-        )
+    headings, make = _maker(synth, height, width, seed)
     if not dataset.train:
         raise DataError(f"{dataset.root}: no training parts to draw")
-    normal, small, medium, circle = (min(n, 1) for n in synth.quotas)
-    one_each = replace(synth, quotas=(normal, small, medium, circle))
-    synthesiser = Synthesiser(one_each, height, width, seed)
     load = PixelPath(height, width, data.roi).load
     order = np.random.default_rng(seed).permutation(len(dataset.train))
     samples = [dataset.train[i] for i in order[: max(rows, _SOURCES)]]
@@ -69,16 +71,38 @@ def contact_sheet(
 
     lines = []
     for row, (part, sample) in enumerate(zip(parts[:rows], samples, strict=False)):
-        targets = [part] * len(synthesiser.kinds)
-        images, masks = synthesiser.batch(targets, parts, epoch=0, step=row)
-        groups = [[_panel(images[0])]]
-        for image, mask in zip(images[1:], masks[1:], strict=True):
+        groups = [[_panel(part)]]
+        for image, mask in zip(*make([part] * (len(headings) - 1), parts, row), strict=True):
             groups.append([_panel(image), _panel(_drawn(mask))])
         lines.append((groups, dataset.relative(sample.path)))
     title = f"Synthetic anomalies for {dataset.root.resolve().name}"
     note = f"as training sees them, {width} x {height} px, seed {seed}"
-    headings = [_TITLES[kind] for kind in synthesiser.kinds]
     write_png(out, _sheet(title, note, headings, lines))
+
+
+def _maker(
+    synth: SynthConfig | TextureConfig, height: int, width: int, seed: int
+) -> tuple[list[str], Make]:
+    """The columns' headings, and what makes an anomaly with its mask for each but the first."""
+    if isinstance(synth, TextureConfig):
+        textured = TextureSynthesiser(synth, height, width, seed)
+        headings = [_TITLES["normal"], *[_TEXTURED] * 3]
+        return headings, lambda parts, sources, row: textured.batch(parts, sources, 0, row)
+    if not synth.enabled or not any(synth.quotas[1:]):
+        raise ConfigError(
+            f"synth.enabled is {str(synth.enabled).lower()} and synth.quotas is {synth.quotas}: "
+            "training would make no synthetic anomalies, so there is nothing to draw"
+        )
+    small, medium, circle = (min(n, 1) for n in synth.quotas[1:])
+    pasted = Synthesiser(replace(synth, quotas=(1, small, medium, circle)), height, width, seed)
+
+    def paste(
+        parts: Sequence[Image], sources: Sequence[Image], row: int
+    ) -> tuple[Image, NDArray[np.bool_]]:
+        images, masks = pasted.batch([parts[0], *parts], sources, 0, row)
+        return images[1:], masks[1:]
+
+    return [_TITLES[kind] for kind in pasted.kinds], paste
 
 
 def _sheet(
@@ -127,9 +151,9 @@ def _panel(image: Image) -> Image:
     return PixelPath(high, wide)(image)
 
 
-def _drawn(mask: NDArray[np.bool_]) -> Image:
-    """White where the mask is set, dark elsewhere."""
-    grey = np.where(mask, np.uint8(255), np.uint8(28))
+def _drawn(mask: NDArray[np.bool_] | NDArray[np.float32]) -> Image:
+    """White where the mask is set, grey where a soft label is below 1, dark elsewhere."""
+    grey = (28 + 227 * mask.astype(np.float32)).round().astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

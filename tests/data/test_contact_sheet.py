@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sanflow.data.config import DataConfig, SynthConfig
+from sanflow.data.config import DataConfig, SynthConfig, TextureConfig
 from sanflow.data.contact_sheet import contact_sheet
 from sanflow.data.layout import Dataset, open_dataset
 from sanflow.errors import ConfigError, DataError
@@ -31,7 +31,7 @@ def dataset(tmp_path: Path, write: Write) -> Dataset:
 def drawn(
     dataset: Dataset,
     out: Path,
-    synth: SynthConfig | None = None,
+    synth: SynthConfig | TextureConfig | None = None,
     data: DataConfig | None = None,
     size: tuple[int, int] = (32, 32),
     seed: int = 0,
@@ -117,3 +117,16 @@ def test_nothing_to_draw_is_said(
     with pytest.raises(DataError, match="no training parts"):
         drawn(replace(dataset, train=()), tmp_path)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_textured_defects_stand_beside_their_soft_labels(dataset: Dataset, tmp_path: Path) -> None:
+    lines = panels(drawn(dataset, tmp_path, TextureConfig(threshold=0.1)))
+    assert [len(line) for line in lines] == [7, 7]
+    labels = set()
+    for part, *pairs in lines:
+        for image, mask in zip(pairs[::2], pairs[1::2], strict=True):
+            changed = (image != part).any(axis=2)
+            assert not changed[mask[..., 0] == 28].any()
+            labels |= set(np.unique(mask)) - {28}
+    assert labels
+    assert 28 + 227 // 2 <= min(labels) <= max(labels) < 255
