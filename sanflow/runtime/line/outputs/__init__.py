@@ -75,7 +75,7 @@ OUTPUTS: dict[str, OutputKind] = {
     "csv": OutputKind("files", "TableOutput"),
     "mqtt": OutputKind("mqtt", "MqttOutput", extra="mqtt", forwards=True),
     "webhook": OutputKind("webhook", "WebhookOutput", forwards=True),
-    "modbus": OutputKind("modbus", "ModbusOutput", fast=True, extra="modbus"),
+    "modbus": OutputKind("modbus", "ModbusOutput", fast=True),
     "dio": OutputKind("dio", "DioOutput", fast=True),
     "opcua": OutputKind("opcua", "OpcuaOutput", extra="opcua"),
 }

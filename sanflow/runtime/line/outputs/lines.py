@@ -5,16 +5,13 @@ The GPIO driver is written against the library's documentation and was never run
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ..output import OutputError
-
-# What goes wrong there is told by the output's health, not again and again in the log.
-logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
+from .modbus_tcp import Coils
 
 TIMEOUT = 0.5
 """Seconds that a remote module may take to answer."""
@@ -34,7 +31,7 @@ def open_lines(device: str, lines: Iterable[int]) -> Lines:
     """The driver of a device; OutputError if it is missing, OSError if it does not answer."""
     if device.startswith("modbus:"):
         address = urlsplit(device)
-        return _Coils(address.hostname or "", address.port or 502, lines)
+        return _open_coils(address.hostname or "", address.port or 502, lines)
     return _Gpio(device, lines)
 
 
@@ -63,30 +60,15 @@ class _Gpio:
         self._request.release()
 
 
-class _Coils:
-    def __init__(self, host: str, port: int, lines: Iterable[int]) -> None:
-        try:
-            from pymodbus.client import ModbusTcpClient
-            from pymodbus.exceptions import ModbusException
-        except ModuleNotFoundError:
-            raise OutputError(
-                "dio: pymodbus is not installed; pip install 'sanflow[dio]'"
-            ) from None
-        self._failed = ModbusException
-        self._where = f"{host}:{port}"
-        self._client = ModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0)
-        if not self._client.connect():  # type: ignore[no-untyped-call]
-            raise ConnectionError(f"no remote I/O module answers at {self._where}")
+def _open_coils(host: str, port: int, lines: Iterable[int]) -> Coils:
+    try:
+        coils = Coils(host, port, TIMEOUT)
+    except OSError as error:
+        raise ConnectionError(f"no remote I/O module answers at {host}:{port}: {error}") from None
+    try:
         for line in lines:
-            self.set(line, False)
-
-    def set(self, line: int, on: bool) -> None:
-        try:
-            answer = self._client.write_coil(line, on)
-        except self._failed as error:
-            raise ConnectionError(f"{self._where}: {error}") from None
-        if answer.isError():
-            raise ConnectionError(f"{self._where} refuses coil {line}: {answer}")
-
-    def close(self) -> None:
-        self._client.close()  # type: ignore[no-untyped-call]
+            coils.set(line, False)
+    except OSError:
+        coils.close()
+        raise
+    return coils

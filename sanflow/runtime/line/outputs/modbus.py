@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
+from collections.abc import Sequence
 from typing import Any
-
-from pymodbus.constants import ExcCodes
-from pymodbus.server import ModbusTcpServer
-from pymodbus.simulator import DataType, SimData, SimDevice
 
 from ..output import Control, Output, OutputError, Picture, StationState
 from ..result import PartResult
 from . import Site
+from .modbus_tcp import Server
 from .options import ModbusOptions
-from .registers import END, Registers
+from .registers import Registers, Request
 
-FUNCTIONS = (3, 4, 6, 16, 23)
-"""Read holding and input registers, write one, write several, write and read."""
 START = 10.0
 """Seconds that the server may take to listen."""
 
@@ -37,10 +34,10 @@ class ModbusOutput(Output):
         self._options = options
         self._registers = Registers()
         self._control: Control | None = None
-        self._counts = {"clients": 0, "requests": 0, "triggers": 0}
+        self._triggers = 0
         self._error = ""
-        self._loop = asyncio.new_event_loop()
-        self._server: ModbusTcpServer | None = None
+        self._server = Server(self)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def attach(self, control: Control) -> None:
@@ -49,18 +46,19 @@ class ModbusOutput(Output):
 
     def open(self) -> None:
         """Listen; OutputError if the address is not to be had."""
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="sanflow-modbus", daemon=True
-        )
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="sanflow-modbus", daemon=True)
         self._thread.start()
+        listening = self._server.listen(self._options.host, self._options.port)
         try:
-            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(START)
-        except (RuntimeError, OSError, TimeoutError) as error:
+            asyncio.run_coroutine_threadsafe(listening, loop).result(START)
+        except OSError as error:
             self.close()
+            why = os.strerror(error.errno) if error.errno else str(error)
             raise OutputError(
-                f"{self.name}: cannot listen there; is the port taken by another program, or below "
-                "1024 without the right to it? Give another [[output]] port"
-            ) from error
+                f"{self.name}: cannot listen there ({why}); is the port taken by another program, "
+                "or below 1024 without the right to it? Give another [[output]] port"
+            ) from None
 
     def emit(self, result: PartResult, picture: Picture | None) -> None:
         """The verdict is there for the next read."""
@@ -72,64 +70,42 @@ class ModbusOutput(Output):
 
     def health(self) -> dict[str, Any]:
         """Clients now; requests and triggers since the start; the last error."""
-        return {**self._counts, "error": self._error}
+        return {
+            "clients": len(self._server.clients),
+            "requests": self._server.requests,
+            "triggers": self._triggers,
+            "error": self._error,
+        }
 
     def close(self) -> None:
         """Let all connections go: a PLC must take that for Not Ready."""
-        if self._thread is None:
+        if self._thread is None or self._loop is None:
             return
-        if self._server is not None:
-            shutdown = self._server.shutdown()  # type: ignore[no-untyped-call]
-            with contextlib.suppress(Exception):
-                asyncio.run_coroutine_threadsafe(shutdown, self._loop).result(2.0)
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(2.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2.0)
         self._thread = None
 
-    async def _listen(self) -> None:
-        # Unit id 0 is every one: what a PLC fills in there differs from make to make.
-        memory = SimData(0, count=END, values=0, datatype=DataType.REGISTERS)
-        server = ModbusTcpServer(
-            SimDevice(0, [memory], action=self._asked),
-            address=(self._options.host, self._options.port),
-            trace_connect=self._connected,
-        )
-        await server.serve_forever(background=True)
-        self._server = server
+    def read(self, address: int, count: int) -> Sequence[int] | None:
+        """For the server: registers of one moment."""
+        words = self._registers.read()
+        return words[address : address + count] if address + count <= len(words) else None
 
-    async def _asked(
-        self,
-        function: int,
-        start: int,
-        address: int,
-        count: int,
-        memory: list[int],
-        written: list[int] | list[bool] | None,
-    ) -> ExcCodes | None:
-        """Before each answer: take what is written, lay out what is read."""
-        self._counts["requests"] += 1
-        if function not in FUNCTIONS:
-            return ExcCodes.ILLEGAL_FUNCTION
-        if written is not None and not self._take(address, written):
-            return ExcCodes.ILLEGAL_ADDRESS
-        memory[:END] = self._registers.read()
-        return None
-
-    def _take(self, address: int, words: list[int] | list[bool]) -> bool:
-        request = self._registers.write(address, [int(word) for word in words])
-        if request is None:
-            return False
-        if self._control is None:
-            return True
+    def write(self, address: int, words: Sequence[int]) -> Request | None:
+        """For the server: take what the PLC writes, and do what it asks."""
+        request = self._registers.write(address, words)
+        if request is None or self._control is None:
+            return request
         try:
             if request.recipe is not None:
                 self._swap(self._control, request.recipe)
             if request.part is not None:
-                self._counts["triggers"] += 1
+                self._triggers += 1
                 self._control.trigger(request.part)
         except Exception as error:  # the PLC must not lose its connection over it
             self._error = str(error) or repr(error)
-        return True
+        return request
 
     def _swap(self, control: Control, number: int) -> None:
         recipes = self._options.recipes
@@ -137,6 +113,3 @@ class ModbusOutput(Output):
             self._error = f"the PLC asks for recipe {number}, [[output]] recipes has {len(recipes)}"
         else:
             control.swap(recipes[number - 1])
-
-    def _connected(self, up: bool) -> None:
-        self._counts["clients"] += 1 if up else -1

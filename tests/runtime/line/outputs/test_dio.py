@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("pymodbus", reason="pip install sanflow[modbus]")
+pytest.importorskip("pymodbus", reason="pip install pymodbus")
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pymodbus", reason="pip install sanflow[modbus]")
+pytest.importorskip("pymodbus", reason="pip install pymodbus")
+from hypothesis import given
+from hypothesis import strategies as st
 from pymodbus.client import AsyncModbusTcpClient, ModbusTcpClient
 
 from sanflow.runtime.line.output import OutputError
 from sanflow.runtime.line.outputs import Site
 from sanflow.runtime.line.outputs import registers as r
 from sanflow.runtime.line.outputs.modbus import ModbusOutput
+from sanflow.runtime.line.outputs.modbus_tcp import CLIENTS, answer
 from sanflow.runtime.line.outputs.options import ModbusOptions
 
 from .conftest import a_result, a_state, eventually, free_port, rejected
@@ -172,22 +176,134 @@ def test_no_read_sees_half_a_result(output: ModbusOutput) -> None:
         thread.join()
 
 
+def frame(transaction: int, pdu: bytes, unit: int = 1) -> bytes:
+    """As the specification has it."""
+    return struct.pack(">HHHB", transaction, 0, len(pdu) + 1, unit) + pdu
+
+
+def triggering(number: int, part: int) -> bytes:
+    """Write registers 0 to 2."""
+    return struct.pack(">BHHBHHH", 16, 0, 3, 6, number, part >> 16, part & 65535)
+
+
 def test_frames_by_hand_as_the_specification_has_them(output: ModbusOutput) -> None:
     output.emit(a_result(3), None)
     with socket.create_connection(("127.0.0.1", output._options.port), 5) as plc:
-        plc.sendall(struct.pack(">HHHBBHH", 0x1234, 0, 6, 1, 3, r.LATEST, 5))
+        plc.sendall(frame(0x1234, struct.pack(">BHH", 3, r.LATEST, 5), unit=9))
         header = plc.recv(260)
-        assert header[:9] == struct.pack(">HHHBBB", 0x1234, 0, 13, 1, 3, 10)
+        assert header[:9] == struct.pack(">HHHBBB", 0x1234, 0, 13, 9, 3, 10)
         assert struct.unpack(">5H", header[9:]) == (0, 3, 0, 1003, r.NG)
-        # An illegal address is answered with exception 2.
-        plc.sendall(struct.pack(">HHHBBHH", 1, 0, 6, 1, 3, 5000, 5))
-        assert plc.recv(260)[7:9] == b"\x83\x02"
-        # Rubbish ends no one else's connection.
-        plc.sendall(b"GET / HTTP/1.1\r\n\r\n" * 20)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 12, 1000])
+def test_requests_in_one_segment_or_in_many_are_all_answered(
+    cut: int, output: ModbusOutput
+) -> None:
+    """A network that repeats what was lost joins what a PLC sent apart."""
+    station = Station(output)
+    output.attach(station)
+    sent = [frame(0, triggering(0, 0)), *(frame(n, triggering(n, n)) for n in range(1, 41))]
+    stream = b"".join(sent)
+    with socket.create_connection(("127.0.0.1", output._options.port), 5) as plc:
+        plc.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(stream), cut):
+            plc.sendall(stream[at : at + cut])
+        answers = b""
+        while len(answers) < 41 * 12:
+            answers += plc.recv(4096)
+    expected = [frame(n, struct.pack(">BHH", 16, 0, 3)) for n in range(41)]
+    assert answers == b"".join(expected)
+    assert station.parts == list(range(1, 41))
+
+
+def test_who_sends_rubbish_is_cut_off_and_may_come_again(output: ModbusOutput) -> None:
+    output.emit(a_result(3), None)
     master = ModbusTcpClient("127.0.0.1", port=output._options.port)
     assert master.connect()
+    for rubbish in (b"GET / HTTP/1.1\r\n\r\n", bytes(300), b"\x00\x01\x00\x00\xff\xff\x01" * 3):
+        with socket.create_connection(("127.0.0.1", output._options.port), 5) as other:
+            other.sendall(rubbish)
+            with contextlib.suppress(ConnectionError):
+                assert other.recv(100) == b""
     assert read(master, r.LATEST, 4)[3] == 1003
     master.close()
+
+
+def test_who_reads_no_answers_is_cut_off(output: ModbusOutput) -> None:
+    asking = frame(1, struct.pack(">BHH", 3, 0, 125)) * 500
+    with socket.create_connection(("127.0.0.1", output._options.port), 5) as plc:
+        plc.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with pytest.raises(ConnectionError):  # noqa: PT012  # some time, when all buffers are full
+            for _ in range(10_000):
+                plc.sendall(asking)
+    eventually(lambda: output.health()["clients"] == 0)
+
+
+def test_more_clients_than_a_station_has_are_turned_away(output: ModbusOutput) -> None:
+    address = ("127.0.0.1", output._options.port)
+    held = [socket.create_connection(address, 5) for _ in range(CLIENTS)]
+    eventually(lambda: output.health()["clients"] == CLIENTS)
+    with socket.create_connection(address, 5) as one_more, contextlib.suppress(ConnectionError):
+        assert one_more.recv(10) == b""
+    for connection in held:
+        connection.close()
+    eventually(lambda: output.health()["clients"] == 0)
+
+
+class Words:
+    """A hundred registers, of which the first ten may be written."""
+
+    def __init__(self) -> None:
+        self.words = list(range(100))
+
+    def read(self, address: int, count: int) -> list[int] | None:
+        return self.words[address : address + count] if address + count <= 100 else None
+
+    def write(self, address: int, words: Sequence[int]) -> bool | None:
+        if address + len(words) > 10:
+            return None
+        self.words[address : address + len(words)] = words
+        return True
+
+
+@pytest.mark.parametrize(
+    ("request_", "answered"),
+    [
+        ("03 0005 0002", "03 04 0005 0006"),
+        ("04 0063 0001", "04 02 0063"),
+        ("03 0063 0002", "83 02"),
+        ("03 0000 0000", "83 03"),
+        ("03 0000 007e", "83 03"),
+        ("03 0000", "83 03"),
+        ("06 0001 beef", "06 0001 beef"),
+        ("06 000a beef", "86 02"),
+        ("10 0001 0002 04 dead beef", "10 0001 0002"),
+        ("10 0001 0002 05 dead beef", "90 03"),
+        ("10 0001 0002 04 dead", "90 03"),
+        ("10 0009 0002 04 dead beef", "90 02"),
+        ("17 0000 0003 0001 0001 02 beef", "17 06 0000 beef 0002"),
+        ("17 0000 0003 0009 0002 04 dead beef", "97 02"),
+        ("17 0064 0001 0001 0001 02 beef", "97 02"),
+        ("01 0000 0001", "81 01"),
+        ("2b 0e 01 00", "ab 01"),
+    ],
+)
+def test_each_function_as_the_specification_has_it(request_: str, answered: str) -> None:
+    memory = Words()
+    before = memory.words.copy()
+    found = answer(bytes.fromhex(request_), memory)
+    assert found == bytes.fromhex(answered)
+    if found[0] & 0x80:
+        assert memory.words == before
+
+
+@given(request_=st.binary(min_size=1, max_size=253))
+def test_whatever_is_asked_is_answered(request_: bytes) -> None:
+    memory = Words()
+    found = answer(request_, memory)
+    assert found[0] & 0x7F == request_[0] & 0x7F
+    assert 2 <= len(found) <= 253
+    assert memory.words[10:] == list(range(10, 100))
 
 
 def test_a_master_that_goes_away_and_comes_back(output: ModbusOutput) -> None:
@@ -225,5 +341,5 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         options = ModbusOptions("modbus", "127.0.0.1", other.getsockname()[1])
-        with pytest.raises(OutputError, match=r"cannot listen there; is the port taken"):
+        with pytest.raises(OutputError, match=r"\(Address already in use\); is the port taken"):
             ModbusOutput(options, Site(tmp_path)).open()

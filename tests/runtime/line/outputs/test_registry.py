@@ -46,7 +46,7 @@ def _kinds(option: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_each_is_made_on_its_own_side(kind: str, tmp_path: Path) -> None:
     if OUTPUTS[kind].extra:
-        pytest.importorskip({"mqtt": "paho.mqtt", "opcua": "asyncua"}.get(kind, "pymodbus"))
+        pytest.importorskip({"mqtt": "paho.mqtt", "opcua": "asyncua"}[kind])
     found = load_options([{"kind": kind, **TABLES[kind]}], {})
     fast, slow = (make_outputs(found, Site(tmp_path), fast=side) for side in (True, False))
     (made,) = fast if OUTPUTS[kind].fast else slow[1:]
@@ -100,7 +100,7 @@ def test_two_outputs_to_one_place_are_refused(tmp_path: Path) -> None:
 def test_a_missing_library_names_the_extra(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = {"mqtt": "paho", "modbus": "pymodbus", "opcua": "asyncua"}[kind]
+    library = {"mqtt": "paho", "opcua": "asyncua"}[kind]
     found = load_options([{"kind": kind, **TABLES[kind]}], None)
     real = builtins.__import__
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="pip install sanflow[mqtt]")
-pytest.importorskip("pymodbus", reason="pip install sanflow[modbus]")
+pytest.importorskip("pymodbus", reason="pip install pymodbus")
 from pymodbus.client import ModbusTcpClient
 
 from sanflow.bundle import Bundle
