@@ -107,7 +107,7 @@ def texture_files(folder: str) -> tuple[Path, ...]:
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder of textures; give a folder of pictures, such as those of the "
-            "Describable Textures Dataset, as hybrid.textures.folder, or '' for the parts' own content"
+            "Describable Textures Dataset, as hybrid.textures.folder, or '' to use the parts alone"
         )
     files = tuple(p for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
