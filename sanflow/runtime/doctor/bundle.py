@@ -86,17 +86,19 @@ def _tuning(bundle: Bundle) -> Check:
 def _engine(bundle: Bundle, graph: Graph, name: str | None, asked: Asked) -> Iterator[Check]:
     label = f"{name or 'engine'} {graph.precision}"
     options: dict[str, Any] = {"precision": graph.precision, "gpu": asked.gpu}
+    builds = bundle.manifest.target == "tensorrt"
+    product: Product | None = name if name in MODULES and builds else None
     try:
-        if name in MODULES:
-            yield _plan(bundle, graph, name, asked.gpu)
+        if product is not None:
+            yield _plan(bundle, graph, product, asked.gpu)
         begin = time.perf_counter()
         with open_engine(bundle, name, asked.threads, **options) as engine:
             seconds = time.perf_counter() - begin
             yield _replayed(engine, bundle, label, seconds)
             speed = _speed(engine, bundle)
             plain = getattr(engine, "plain_launches", None)
-        if name in MODULES:
-            speed = f"{speed}; {plain}" if plain else _both(bundle, graph, name, asked, speed)
+        if product is not None:
+            speed = f"{speed}; {plain}" if plain else _both(bundle, graph, product, asked, speed)
         yield Check("bundle", f"{label} speed", "ok", speed)
     except Exception as error:
         yield failure(label, error)

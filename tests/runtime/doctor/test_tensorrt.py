@@ -9,6 +9,7 @@ import pytest
 from sanflow.bundle import Bundle
 from sanflow.runtime.doctor import Asked, Check, DoctorReport, bundle, doctor
 
+from ..conftest import MakeBundle
 from ..trt.conftest import Trt
 from .conftest import Answers, with_gpu
 
@@ -52,6 +53,13 @@ def test_every_graph_is_built_proven_and_timed(trt_bundle: Trt) -> None:
 def test_one_precision_can_be_asked_for(trt_bundle: Trt) -> None:
     report = doctor(trt_bundle("fp16", "fp32").path, asked=Asked("tensorrt", "fp32"))
     assert not [name for name in of_bundle(report) if "fp16" in name]
+
+
+def test_a_bundle_for_another_engine_gets_no_plan(make_bundle: MakeBundle) -> None:
+    found, code = examine(make_bundle())
+    assert code == 5
+    assert "does not read an onnx bundle" in found["tensorrt fp32"].detail
+    assert "tensorrt fp32 plan" not in found
 
 
 def test_without_a_cuda_graph_the_reason_is_told(device: Any, trt_bundle: Trt) -> None:
