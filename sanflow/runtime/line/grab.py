@@ -25,6 +25,7 @@ READ = 0.2
 """Seconds that one read may wait for a frame."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 5.0
 """Seconds before a lost source is opened again."""
+SLOW_TO_OPEN = 6
 MOST_MISSED = 1000
 """A larger gap in the source's numbers is a source that counts anew, not parts that were lost."""
 
@@ -65,8 +66,8 @@ class Grabber:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._abandoned = False
-        self.since: float | None = None
-        """Since when it is inside a call of the source; None while it is not."""
+        self._since: float | None = None
+        self._opening = False
         self.ended = threading.Event()
         """Set when a source that is not live was read to its end."""
         self.opened = threading.Event()
@@ -79,6 +80,13 @@ class Grabber:
     def start(self) -> None:
         """Begin to open and read."""
         self._thread.start()
+
+    def stuck(self, limit: float) -> bool:
+        """Whether a call of the source takes longer than `limit` seconds, opening it 6 times as
+        long: cameras may be slow to connect."""
+        since = self._since
+        patience = limit * (SLOW_TO_OPEN if self._opening else 1)
+        return since is not None and time.monotonic() - since > patience
 
     def request(self, entry: Entry) -> None:
         """Trigger the camera for this part."""
@@ -105,7 +113,7 @@ class Grabber:
         while not self._stop.is_set():
             source = None
             try:
-                self._enter()
+                self._enter(opening=True)
                 source = self._make()
                 source.open()
                 self._leave()
@@ -208,11 +216,12 @@ class Grabber:
             self._wake.clear()
             self._requests.clear()
 
-    def _enter(self) -> None:
-        self.since = time.monotonic()
+    def _enter(self, *, opening: bool = False) -> None:
+        self._opening = opening
+        self._since = time.monotonic()
 
     def _leave(self) -> None:
-        self.since = None
+        self._since = None
 
 
 def _without_picture(frame: Frame, detail: str) -> Frame:

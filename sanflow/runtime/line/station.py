@@ -22,13 +22,13 @@ from typing import Any
 
 import cv2
 
-from ...errors import EngineError, ParityError
+from ...errors import ParityError
 from .admission import Admission
 from .config import LineConfig, seconds
 from .emitter import Emitter
-from .grab import Grabber
+from .grab import SLOW_TO_OPEN, Grabber
 from .journal import Journal
-from .judging import Judging
+from .judging import MOST_LOST, Judging
 from .ledger import Entry, Ledger
 from .output import Output, Picture, StationState
 from .queue import PartQueue
@@ -36,7 +36,7 @@ from .recorder import Recorder
 from .result import PartResult
 from .ring import Ring, place
 from .slowside import SlowSide
-from .source import Source
+from .source import Source, SourceError
 from .state import Keeper
 from .swap import Judge
 from .systemd import notify
@@ -44,8 +44,8 @@ from .tally import Tally
 
 TICK = 0.05
 """Seconds between two looks of the watcher."""
-FEED = 0.5
-"""Seconds between two words to systemd's watchdog."""
+AGAIN = 0.25
+"""Seconds between two words about heartbeat and queue; the rest is told at once."""
 SWITCH = 0.0005
 """Seconds after which a Python thread lets another go on: a verdict must not wait for five."""
 
@@ -89,8 +89,7 @@ class Station:
         self._grabbers: list[Grabber] = []
         self._stop = threading.Event()
         self._said: StationState | None = None
-        self._fed = 0.0, -1
-        """When systemd's watchdog was fed last, and at which heartbeat."""
+        self._said_at = 0.0
 
     def run(self) -> Tally:
         """Judge until `stop`, or until a source that ends was read; every part has its verdict.
@@ -103,10 +102,10 @@ class Station:
         sys.setswitchinterval(SWITCH)
         cv2.setNumThreads(1)
         self.emitter.start()
-        for output in self._outputs:
-            output.attach(self)
-            output.open()
         try:
+            for output in self._outputs:
+                output.attach(self)
+                output.open()
             self._start()
             self._watch()
         finally:
@@ -161,9 +160,10 @@ class Station:
         self.admission.request = grabber.request if triggered else None
         grabber.start()
         if first:
-            if not grabber.opened.wait(self._hang):
-                raise EngineError(
-                    f"the source did not open within {self._hang:g} s; check the camera, or give "
+            patience = self._hang * SLOW_TO_OPEN
+            if not grabber.opened.wait(patience):
+                raise SourceError(
+                    f"the source did not open within {patience:g} s; check the camera, or give "
                     "it longer with [line] hang"
                 )
             if grabber.failure is not None:
@@ -183,12 +183,14 @@ class Station:
 
     def _look_after_source(self) -> None:
         grabber = self._grabber
-        if grabber is None or grabber.since is None:
+        if grabber is None or not grabber.stuck(self._hang):
             return
-        if time.monotonic() - (grabber.since or time.monotonic()) > self._hang:
-            grabber.abandon()
-            self.admission.source_state(f"the source has not come back for {self._hang:g} s")
-            self._grab()
+        grabber.abandon()
+        text = f"the source has not come back for {self._hang:g} s"
+        self.admission.source_state(text)
+        if len(self._grabbers) > MOST_LOST:
+            raise SourceError(f"{text}, time after time; only a new process helps")
+        self._grab()
 
     def _deliver(self, result: PartResult, picture: Picture | None) -> None:
         for output in self._outputs:
@@ -214,17 +216,17 @@ class Station:
             trouble += f"; {self.recorder.lost} results are lost to the slow outputs"
         self.keeper.warning("journal", trouble)
         state = self.keeper.snapshot(len(self.queue))
-        before = self._said
-        if state == before:
+        before, now = self._said, time.monotonic()
+        changed = before is None or _words(state) != _words(before)
+        if state == before or not (changed or now - self._said_at >= AGAIN):
             return
-        self._said = state
+        self._said, self._said_at = state, now
         self.recorder.tell(state)
         for output in self._outputs:
             self.emitter.post(lambda output=output: output.announce(state))  # type: ignore[misc]
-        if state.heartbeat != self._fed[1] and time.monotonic() - self._fed[0] >= FEED:
-            self._fed = time.monotonic(), state.heartbeat
+        if before is None or state.heartbeat != before.heartbeat:
             notify("WATCHDOG=1")
-        if before is None or _words(state) != _words(before):
+        if changed:
             notify(f"STATUS={'; '.join(filter(None, _words(state)))}")
             self.told(state)
 

@@ -124,7 +124,8 @@ class Worker:
         except Exception as error:  # engines and drivers raise what they like
             text = str(error) if isinstance(error, EngineError) else repr(error)
             for n in timely:
-                self._emitter.settle(entries[n], rejected("engine_error", text, judge, started))
+                failed = rejected("engine_error", text, judge, started, inputs[n])
+                self._emitter.settle(entries[n], failed)
             return
         times = 1e3 * spent, 1e3 * (time.monotonic() - begin)
         for slot, n in enumerate(timely):
@@ -143,11 +144,11 @@ def decided(
     """What the engine's answer to one part means; OK only of a finite score of a finite map."""
     score, heat = float(output.score[slot]), output.map[slot]
     if not math.isfinite(score):
-        return rejected("bad_score", f"the engine's score is {score}", judge, started)
+        return rejected("bad_score", f"the engine's score is {score}", judge, started, pixels)
     if not np.isfinite(heat).all():
         count = int(np.count_nonzero(~np.isfinite(heat)))
         text = f"{count} of {heat.size} map values are not finite"
-        return rejected("bad_score", text, judge, started)
+        return rejected("bad_score", text, judge, started, pixels)
     decision = judge.decision
     return Outcome(
         reason="" if score <= decision.threshold else "score",
@@ -164,7 +165,11 @@ def decided(
 
 
 def rejected(
-    reason: Reason, detail: str, judge: Judge | None = None, started: float | None = None
+    reason: Reason,
+    detail: str,
+    judge: Judge | None = None,
+    started: float | None = None,
+    pixels: NDArray[np.uint8] | None = None,
 ) -> Outcome:
     """The outcome of a part that could not be judged, by `judge` if it came that far."""
     if judge is None:
@@ -176,6 +181,7 @@ def rejected(
         bundle=judge.digest,
         engine=judge.name,
         started=started,
+        picture=None if pixels is None else Picture(pixels, None),
     )
 
 
