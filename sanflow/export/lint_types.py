@@ -1,8 +1,7 @@
-"""What a typed graph may contain: FP16, BF16 and int8 where every engine reads them alike.
+"""What a typed graph may contain: FP16 and BF16 where every engine reads them alike.
 
-TensorRT takes a graph's types as they are written, and some wrong ones without a word: uint8 with
-zero point 0 is read as int8, so everything above half the range saturates; per-channel scales along
-the wrong axis build. Both are refused here.
+TensorRT takes a graph's types as they are written; what int8 needs has rules of its own
+(lint_coding.py).
 """
 
 from __future__ import annotations
@@ -11,16 +10,17 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, defs
 
-from ..errors import InputError
 from . import opset
 from .fold import Value, element_types
+from .lint_coding import QDQ, check_channels, check_coding, check_pairs
 from .plan import MOVES, region_of
+from .refuse import named, require
 
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 _HALVES: dict[int, str] = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
 _FLOATS = {TensorProto.FLOAT, *_HALVES}
+_LARGEST = np.finfo(np.float16).max
 _FREE = MOVES | {"Cast", "QuantizeLinear"}
 """What computes nothing in the type it reads."""
 
@@ -42,7 +42,7 @@ def check_types(
     _check_opset(model, set(types.values()), types)
     for info in [*model.graph.input, *model.graph.output]:
         kind = types[info.name]
-        _require(
+        require(
             kind not in _HALVES,
             f"{info.name} is {_HALVES.get(kind)}; image, score and map keep their types: plan the "
             "likelihood fp32",
@@ -55,23 +55,30 @@ def check_types(
     for node in model.graph.node:
         _check_halves(node, types, constants, bf16)
         if node.op_type == "Cast":
-            _check_cast(node, types, makers)
-        if node.op_type in _QDQ:
-            _check_coding(node, types, constants, uint8)
-            _check_channels(node, constants, readers)
+            _check_cast(node, types, makers, constants)
+        _check_mixed(node, types)
+        if node.op_type in QDQ:
+            check_coding(node, types, constants, uint8=uint8)
+            check_channels(node, constants, readers)
+    check_pairs(model, constants, makers, readers, uint8=uint8)
 
 
 def _check_opset(model: onnx.ModelProto, kinds: set[int], types: Mapping[str, int]) -> None:
-    scales = {types.get(n.input[1]) for n in model.graph.node if n.op_type in _QDQ}
+    scales = {types.get(n.input[1]) for n in model.graph.node if n.op_type in QDQ}
     wanted, why = opset.PLAIN, ""
     if TensorProto.FLOAT16 in scales:
         wanted, why = opset.HALF_QDQ, " for Q/DQ with FP16 scales"
     if TensorProto.BFLOAT16 in kinds:
         wanted, why = opset.BFLOAT, " for BF16"
     found = [(entry.domain, entry.version) for entry in model.opset_import]
-    _require(
+    require(
         found == [("", wanted)],
         f"operator sets {found}, expected only {wanted}{why}; write the graph with sanflow export",
+    )
+    require(
+        model.ir_version == opset.IR_VERSIONS[wanted],
+        f"file version {model.ir_version}, expected {opset.IR_VERSIONS[wanted]}, the oldest that "
+        f"may hold operator set {wanted}; write the graph with sanflow export",
     )
 
 
@@ -84,113 +91,74 @@ def _check_halves(
         return
     region = region_of(node.name)
     kind = next(name for key, name in _HALVES.items() if key in kinds)
-    _require(
+    require(
         bf16 or TensorProto.BFLOAT16 not in kinds,
-        f"{_label(node)} computes in BF16, which OpenVINO alone has: use --target openvino, or "
-        "fp16",
+        f"{named(node)} computes in BF16, which OpenVINO alone has: use --target openvino, or fp16",
     )
     stays = region in ("input", "likelihood") or region.endswith(".coupling")
-    _require(
+    require(
         node.op_type in _FREE or not stays,
-        f"{_label(node)} works on {kind}, but the {region} is FP32: halves overflow there or lose "
+        f"{named(node)} works on {kind}, but the {region} is FP32: halves overflow there or lose "
         f"what a verdict rests on; plan {region} fp32",
     )
+    for name in node.input:
+        values = constants.get(name, np.zeros(0))
+        cut = values.dtype == np.float16 and (np.abs(values) >= _LARGEST).any()
+        require(
+            not cut,
+            f"{named(node)} has a weight of 65504 or more, where FP16 ends ({name}): it was cut "
+            f"off; plan {region} fp32",
+        )
     if node.op_type == "Div" and node.input[1] in constants:
-        _require(
+        require(
             bool(np.all(constants[node.input[1]] != np.zeros((), np.float32))),
-            f"{_label(node)} divides by what {kind} rounds to 0; plan {region} fp32",
+            f"{named(node)} divides by what {kind} rounds to 0; plan {region} fp32",
+        )
+
+
+def _check_mixed(node: onnx.NodeProto, types: Mapping[str, int]) -> None:
+    """Inputs that the operator wants of one type: engines refuse others, or convert as they like.
+
+    The scale of a DequantizeLinear is the type of what it makes, so a product may get FP32 weights
+    beside an FP16 value.
+    """
+    formal = defs.get_schema(node.op_type, opset.HALF_QDQ).inputs
+    kinds: dict[str, dict[int, str]] = {}
+    for index, name in enumerate(node.input):
+        if name in types:
+            form = formal[min(index, len(formal) - 1)].type_str
+            kinds.setdefault(form, {}).setdefault(types[name], name)
+    for found in kinds.values():
+        listed = ", ".join(
+            f"{name} {TensorProto.DataType.Name(kind)}" for kind, name in found.items()
+        )
+        require(
+            len(found) <= 1 or node.op_type in QDQ,
+            f"{named(node)} reads several types ({listed}); cast them, or give the scales of its "
+            "weights the value's type",
         )
 
 
 def _check_cast(
-    node: onnx.NodeProto, types: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]
+    node: onnx.NodeProto,
+    types: Mapping[str, int],
+    makers: Mapping[str, onnx.NodeProto],
+    constants: Mapping[str, Value],
 ) -> None:
     before = makers.get(node.input[0])
     chain = before is not None and before.op_type == "Cast" and types[before.input[0]] in _FLOATS
-    _require(
+    require(
         not chain,
-        f"{_label(node)} casts what {_label(before or node)} has just cast; give its reader the "
+        f"{named(node)} casts what {named(before or node)} has just cast; give its reader the "
         "value as it was",
     )
-
-
-def _check_coding(
-    node: onnx.NodeProto, types: Mapping[str, int], constants: Mapping[str, Value], uint8: bool
-) -> None:
-    """Integer type, zero point and scale of a QuantizeLinear or DequantizeLinear."""
-    label = _label(node)
-    _require(
-        types.get(node.input[0]) != TensorProto.INT32,
-        f"{label} reads int32, which TensorRT refuses; keep the bias in float",
+    into = types[node.output[0]] == TensorProto.FLOAT16 and region_of(node.name).startswith("level")
+    bounds = [constants.get(name) for name in before.input[1:]] if before is not None else []
+    clipped = len(bounds) == 2 and all(
+        bound is not None and bool(np.abs(bound) < _LARGEST) for bound in bounds
     )
-    _require(
-        len(node.input) == 3 and node.input[2] in constants,
-        f"{label} has no constant zero point, which is uint8 in ONNX, int8 in TensorRT; write it",
+    require(
+        not into or (before is not None and before.op_type == "Clip" and clipped),
+        f"{named(node)} converts what a flow makes to FP16 without a Clip before it: anomalies "
+        f"overflow there; clip to 6e4, or plan {region_of(node.name)} fp32",
     )
-    zero, scale = constants[node.input[2]], constants.get(node.input[1])
-    _require(
-        zero.dtype == np.int8 or (uint8 and zero.dtype == np.uint8),
-        f"{label} is {zero.dtype}: TensorRT reads it as int8 and saturates above half the range; "
-        "use symmetric int8",
-    )
-    _require(
-        zero.dtype == np.uint8 or not zero.any(),
-        f"{label} has a zero point other than 0, which TensorRT refuses; use symmetric int8",
-    )
-    _require(scale is not None, f"{label} has no constant scale; quantise with constant scales")
-    values = np.asarray(scale, np.float32)
-    _require(
-        bool(np.isfinite(values).all() and (values > 0).all()),
-        f"{label} has a scale that is not positive and finite; a range of 0 needs a scale of 1",
-    )
-    _require(
-        types[node.input[1]] != TensorProto.BFLOAT16,
-        f"{label} stands around BF16, which OpenVINO computes wrongly; quantise FP32 values",
-    )
-    if node.op_type == "QuantizeLinear" and node.input[0] in types:
-        _require(
-            types[node.input[0]] == types[node.input[1]],
-            f"{label} has a scale of another type than its data; give both the data's type",
-        )
-
-
-def _check_channels(
-    node: onnx.NodeProto,
-    constants: Mapping[str, Value],
-    readers: Mapping[str, list[onnx.NodeProto]],
-) -> None:
-    """Scales per channel: of weights only, and along the output channels of who reads them."""
-    scale = constants[node.input[1]]
-    if scale.size == 1:
-        return
-    label, weight = _label(node), constants.get(node.input[0])
-    _require(weight is not None, f"{label} has {scale.size} scales for a value; give it one")
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    for reader in readers.get(node.output[0], []):
-        wanted = _output_axis(reader)
-        _require(
-            axis == wanted,
-            f"{label} has scales along axis {axis}, but {_label(reader)} has its output channels "
-            f"along {wanted}; write axis={wanted}",
-        )
-    shape = () if weight is None else weight.shape
-    _require(
-        axis < len(shape) and shape[axis] == scale.size,
-        f"{label} has {scale.size} scales for weights {shape} along axis {axis}; give one each",
-    )
-
-
-def _output_axis(node: onnx.NodeProto) -> int:
-    if node.op_type == "Conv":
-        return 0
-    options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return 0 if node.op_type == "Gemm" and options.get("transB") else 1
-
-
-def _label(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name!r}"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(f"exported graph: {message}")

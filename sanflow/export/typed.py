@@ -13,7 +13,7 @@ from ..bundle.manifest import Target
 from ..calibration.ranges import Ranges
 from ..errors import InputError
 from .half import to_half
-from .lint import lint
+from .lint import check_interface, lint
 from .plan import Plan
 from .quantise import Activation, quantise
 
@@ -40,4 +40,5 @@ def typed(
         graph = quantise(graph, plan, ranges, activation)
     made = to_half(graph, plan, floats=floats)
     lint(made, uint8=activation == "uint8", bf16="bf16" in plan.regions.values())
+    check_interface(made)
     return made

@@ -14,7 +14,17 @@ from sanflow.export.half import to_half
 from sanflow.export.lint import lint
 from sanflow.export.plan import Plan
 
-from .typed_graphs import COUPLING, EXTRACTOR, LIKELIHOOD, graph, node, pair, quantised, weights
+from .typed_graphs import (
+    COUPLING,
+    EXTRACTOR,
+    FIRST,
+    LIKELIHOOD,
+    graph,
+    node,
+    pair,
+    quantised,
+    weights,
+)
 
 FP16, BF16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
 
@@ -184,9 +194,71 @@ def zero_divisor() -> onnx.ModelProto:
     return to_half(model, Plan({"extractor": "fp16", "likelihood": "fp32"}))
 
 
+def weights_of_another_type() -> onnx.ModelProto:
+    """A DequantizeLinear makes what its scale is: FP32 weights beside an FP16 value."""
+    return replace(quantised_half(), "ws.half", np.float32([0.01, 0.02]))
+
+
+def other_way_back() -> onnx.ModelProto:
+    model = quantised()
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.06), "other"))
+    of(model, f"{EXTRACTOR}/dequantise").input[1] = "other"
+    return model
+
+
+def split_pair() -> onnx.ModelProto:
+    """Q/DQ between a convolution and its Relu."""
+    nodes, constants = pair("/extractor/Relu", "c", np.float32(0.1), np.int8(0), "r")
+    return graph(
+        node("Conv", ["x", "w"], ["c"], EXTRACTOR),
+        *nodes,
+        node("Relu", ["r"], ["s"], "/extractor/Relu"),
+        node("Tanh", ["s"], ["y"], LIKELIHOOD),
+        w=weights(),
+        **constants,
+    )
+
+
+def coded_output() -> onnx.ModelProto:
+    nodes, constants = pair("/extractor/Exp", "c", np.float32(0.1), np.int8(0), "y")
+    return graph(node("Exp", ["x"], ["c"], "/extractor/Exp"), *nodes, **constants)
+
+
+def flow_without_clip() -> onnx.ModelProto:
+    model = graph(
+        node("Conv", ["x", "w"], ["c"], FIRST),
+        node("Tanh", ["c"], ["y"], COUPLING),
+        w=weights(),
+    )
+    regions = {"level1.first": "fp16", "level1.coupling": "fp32"}
+    made = to_half(model, Plan(regions))  # type: ignore[arg-type]
+    lint(made)
+    cast = next(n for n in made.graph.node if n.name == f"{FIRST}/cast_0")
+    kept = [n for n in made.graph.node if n.op_type != "Clip"]
+    cast.input[0] = "x"
+    del made.graph.node[:]
+    made.graph.node.extend(kept)
+    return made
+
+
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
+        (
+            weights_of_another_type,
+            "Conv '/extractor/Conv' reads several types .*FLOAT16.*FLOAT.*the value's type",
+        ),
+        (other_way_back, "/extractor/Conv/dequantise' has another scale or zero point than Quan"),
+        (split_pair, "stands between Conv '/extractor/Conv' and Relu '/extractor/Relu', which"),
+        (coded_output, "DequantizeLinear '/extractor/Exp/dequantise' makes y, so its digits are"),
+        (
+            flow_without_clip,
+            "to FP16 without a Clip before it: .*clip to 6e4, or plan level1",
+        ),
+        (
+            lambda: replace(half(), "w.half", np.full((2, 2, 1, 1), 65504, np.float16)),
+            r"has a weight of 65504 or more, where FP16 ends \(w.half\): .* plan extractor fp32",
+        ),
         (without_zero_point, "/extractor/Conv/weight' has no constant zero point, .* write it"),
         (
             lambda: quantised(zero=np.uint8(0)),
