@@ -121,7 +121,10 @@ class CudaPython(CudaBackend):
 
 def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     """The results without their code: None, one value, or a tuple of them."""
-    code, *values = function(*arguments)
+    try:
+        code, *values = function(*arguments)
+    except ValueError as error:  # a result code of a newer driver than the package knows
+        raise CudaError(f"{function.__name__}: {explain(str(error))}") from error
     if code != driver.CUresult.CUDA_SUCCESS:
         said = getattr(code, "name", str(code))
         raise CudaError(f"{function.__name__}: {explain(said)}")

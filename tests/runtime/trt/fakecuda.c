@@ -8,7 +8,7 @@
 
    FAKECUDA unset           no device                FAKECUDA_INTEGRATED=1   memory is shared
    FAKECUDA_LIMIT=bytes     out of memory above it   FAKECUDA_NOCAPTURE=1    no stream capture
-   FAKECUDA_SM=87           compute capability       FAKECUDA_OLD=1          driver too old */
+   FAKECUDA_SM=87           compute capability       FAKECUDA_INIT=code      what cuInit returns */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -21,13 +21,13 @@
 typedef int R;
 typedef unsigned long long DP;
 
-enum { OK = 0, INVALID = 1, OOM = 2, NOT_INIT = 3, OLD = 36, NO_DEVICE = 100, BAD_DEVICE = 101,
+enum { OK = 0, INVALID = 1, OOM = 2, NOT_INIT = 3, OLD = 803, NO_DEVICE = 100, BAD_DEVICE = 101,
        BAD_CONTEXT = 201, BAD_HANDLE = 400, NO_SYMBOL = 500, ILLEGAL_ADDRESS = 700,
        NOT_SUPPORTED = 801, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
 
 static const struct { R code; const char *name; } NAMES[] = {
     {OK, "CUDA_SUCCESS"}, {INVALID, "CUDA_ERROR_INVALID_VALUE"}, {OOM, "CUDA_ERROR_OUT_OF_MEMORY"},
-    {NOT_INIT, "CUDA_ERROR_NOT_INITIALIZED"}, {OLD, "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER"},
+    {NOT_INIT, "CUDA_ERROR_NOT_INITIALIZED"}, {OLD, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"},
     {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"}, {BAD_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
     {BAD_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"}, {BAD_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
     {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"},
@@ -237,7 +237,7 @@ API R cuMemcpyDtoHAsync_v2(void *d, DP s, size_t n, void *st) { READY; return co
 /* -- device and context -------------------------------------------------------------------- */
 
 API R cuInit(unsigned flags) {
-    if (on("FAKECUDA_OLD")) return OLD;
+    if (on("FAKECUDA_INIT")) return (R)number("FAKECUDA_INIT", OK);
     if (!on("FAKECUDA")) return NO_DEVICE;
     inited = 1;
     return OK;

@@ -150,15 +150,18 @@ def test_out_of_memory_is_said_with_what_to_do(
 
 @pytest.mark.parametrize("choice", ["cuda-python"])
 @pytest.mark.parametrize(
-    ("variable", "said"),
-    [("", "the driver sees no GPU"), ("FAKECUDA_OLD", "older than this TensorRT needs")],
+    ("code", "said"),
+    [
+        ("0", "the driver sees no GPU"),
+        ("803", "older than this TensorRT needs"),
+        ("9999", "9999 is not a valid CUresult"),  # newer than the package
+    ],
 )
 def test_without_a_usable_gpu_it_says_why(
-    fake_driver: FakeCuda, monkeypatch: pytest.MonkeyPatch, choice: Any, variable: str, said: str
+    fake_driver: FakeCuda, monkeypatch: pytest.MonkeyPatch, choice: Any, code: str, said: str
 ) -> None:
     monkeypatch.delenv("FAKECUDA", raising=False)
-    if variable:
-        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("FAKECUDA_INIT", code)
     with pytest.raises(CudaError, match=said):
         open_cuda(choice)
     assert driver.no_gpu().startswith("CUDA_ERROR")
