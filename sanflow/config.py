@@ -8,6 +8,7 @@ from typing import Literal
 from .data.config import DataConfig, SynthConfig, TextureConfig
 from .model.config import LossConfig, SanflowConfig
 from .model.options import AnyConfig
+from .model.token_config import TRANSFORMERS
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         model, name = self.model, self.model.method
+        if self.weights == "none" and model.extractor in TRANSFORMERS:
+            raise ValueError(
+                f"weights 'none': {model.extractor} cannot be taught on good images; give "
+                "'imagenet', a file, or another extractor"
+            )
         if self.synth.enabled and not model.anomalies:
             raise ValueError(f"{name} learns from good images alone: synth.enabled must be false")
         if not model.positionwise and (self.optim.positions < 1 or self.optim.fibre):

@@ -54,7 +54,7 @@ def run_subject(run: Run) -> dict[str, str]:
         "Extractor": _extractor(model),
         "Weights": weights,
         "Image size": f"{model.height} x {model.width} (height x width)",
-        "Score": f"{model.fusion} fusion, {model.image_score} of the map",
+        "Score": _score(model),
         "Data": f"{record.data.layout}, fingerprint {record.data.fingerprint[:12]}",
         "Images of the run": ", ".join(f"{count} {role}" for role, count in roles.items()),
         "Software": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
@@ -73,7 +73,7 @@ def bundle_subject(manifest: Manifest, graph: Graph, name: str, engine: str) -> 
         "Extractor": _extractor(model),
         "Weights": model.weights,
         "Image size": f"{manifest.pixels.height} x {manifest.pixels.width} (height x width)",
-        "Score": f"{model.fusion} fusion, {model.image_score} of the map",
+        "Score": _score(model),
         "Data": f"fingerprint {data.fingerprint[:12]}",
         "Images of the run": f"{data.train} train, {data.calibrate} calibrate",
         "Software": f"sanflow {manifest.sanflow}",
@@ -100,3 +100,9 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         return {name: value}
     inner = (_flat(item, f"{name}.{key}" if name else key) for key, item in value.items())
     return {key: item for part in inner for key, item in part.items()}
+
+
+def _score(model: AnyConfig | ModelInfo) -> str:
+    if not model.localises:
+        return "of the image as a whole"
+    return f"{model.fusion} fusion, {model.image_score} of the map"

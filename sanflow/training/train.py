@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -120,12 +120,7 @@ def _begin(
     pixels = PixelPath(config.model.height, config.model.width, config.data.roi)
     weights = load_weights(model.extractor, config.weights)
     if weights.source == "none":
-        if not isinstance(model.extractor, Extractor):
-            raise InputError(
-                f"weights 'none': {model.extractor.name} cannot be taught on good images; "
-                "give 'imagenet' or a file"
-            )
-        teach(model.extractor, dataset, pixels, config, report)
+        teach(cast(Extractor, model.extractor), dataset, pixels, config, report)
     model.eval().fit_feature_scale(_scale_batches(dataset, pixels, config, report))
     return write_run(out, replace(record, weights=weights), model)
 
