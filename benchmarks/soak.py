@@ -46,18 +46,29 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--load", type=float, default=0.8)
+    parser.add_argument("--rate", type=float, help="parts per second, instead of --load")
     parser.add_argument("--engine")
+    parser.add_argument("--prefix", default="", help='in front of the command: "chrt -f 1"')
     parser.add_argument("--config", type=Path, help="outputs, archive, monitor")
     parser.add_argument("--page", help="URL that is read all the time")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     given = parser.parse_args()
     each = pace(given.bundle, given.engine)
-    rate = given.load / each
+    rate = given.rate or given.load / each
     deadline = f"{round(4e3 * each)}ms"
     source = f"sim:noise?size=1024x1024&rate={rate:.3f}&late={LATE}&delay={8 * each:.3f}"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = [sys.executable, "-m", "sanflow", "run", given.bundle, "--source", source]
+        command = [
+            *given.prefix.split(),
+            sys.executable,
+            "-m",
+            "sanflow",
+            "run",
+            given.bundle,
+            "--source",
+            source,
+        ]
         command += ["--deadline", deadline, "--out", folder, "--threads", "1"]
         command += ["--config", str(given.config)] if given.config else []
         command += ["--engine", given.engine] if given.engine else []

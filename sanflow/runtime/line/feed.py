@@ -86,31 +86,30 @@ class Feed:
     def _loop(self) -> None:
         if not self._insist(self.output.open):
             return
-        while True:
-            closing = self._closing.is_set()
+        going_on = True
+        while going_on:
+            last = self._closing.is_set()
             self._announce()
-            for row in self._follower.rows():
-                self._tell(PartResult(**row))
-                if self._closing.is_set() and self.trouble:
-                    break
-            self._save(force=closing)
-            if closing:
-                break
+            going_on = all(self._tell(PartResult(**row)) for row in self._follower.rows())
+            going_on = going_on and not last
+            self._save(force=not going_on)
             self._closing.wait(POLL)
         self._announce()
         self.output.close()
 
-    def _tell(self, result: PartResult) -> None:
+    def _tell(self, result: PartResult) -> bool:
+        """Hand a result over; False if it has to wait for the next start, and all after it."""
         picture = self._picture(result)
         if self._insist(lambda: self.output.emit(result, picture), ATTEMPTS):
             self.told += 1
         elif self._closing.is_set():
-            return  # it will be told when the station starts again
+            return False
         else:
             self.skipped += 1
         self._done = self._follower.position
         self._save()
         self._announce()
+        return True
 
     def _insist(self, call: Callable[[], None], attempts: int | None = None) -> bool:
         """Call until it works: for ever on an OSError, else `attempts` times (None: for ever)."""

@@ -89,8 +89,7 @@ def main() -> None:
     """Read the assignment, serve it, and end with the station."""
     for name in ("SIGINT", "SIGTERM"):  # meant for the station, which then ends this one
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(5)
+    _step_back()
     logging.basicConfig(format="%(message)s")
     given = Assignment(**json.loads(sys.stdin.readline()))
     folder, ring = Path(given.folder), None
@@ -101,6 +100,14 @@ def main() -> None:
     serve(folder, make(given, folder), ring, stop)
     # An output that hangs in a library must not keep the process.
     os._exit(0)
+
+
+def _step_back() -> None:
+    """Leave the processor to the verdicts, whatever priority the station was started with."""
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    if hasattr(os, "nice"):
+        os.nice(5)
 
 
 def make(given: Assignment, folder: Path) -> list[Output]:

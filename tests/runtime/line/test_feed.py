@@ -1,0 +1,158 @@
+"""A slow output is told everything, in order, whatever it does; the slow side as a whole."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from sanflow.runtime.line import feed as feed_module
+from sanflow.runtime.line.feed import Feed
+from sanflow.runtime.line.journal import Journal, numbers
+from sanflow.runtime.line.output import Output, Picture, StationState
+from sanflow.runtime.line.result import PartResult
+from sanflow.runtime.line.slow import serve
+from sanflow.runtime.line.slowside import SlowSide
+
+from .test_state import result
+from .test_station import until
+
+
+class Flaky(Output):
+    """Fails as it is told to, and keeps what it accepted."""
+
+    def __init__(self, name: str, failures: dict[int, list[Exception]] | None = None) -> None:
+        super().__init__(name)
+        self.failures = failures or {}
+        self.seen: list[int] = []
+        self.states: list[StationState] = []
+        self.closed = False
+
+    def open(self) -> None: ...
+
+    def emit(self, result: PartResult, picture: Picture | None) -> None:
+        if waiting := self.failures.get(result.result):
+            raise waiting.pop()
+        self.seen.append(result.result)
+
+    def announce(self, state: StationState) -> None:
+        self.states.append(state)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(feed_module, "LONGEST_WAIT", 0.002)
+
+
+def write(folder: Path, first: int, last: int) -> None:
+    journal = Journal(folder / "journal")
+    journal.append(vars(result("judged", number)) for number in range(first, last + 1))
+    journal.close()
+
+
+def feed(output: Output, folder: Path, state: StationState | None = None) -> Feed:
+    return Feed(output, folder, lambda row: None, lambda: state)
+
+
+def finish(running: Feed) -> None:
+    running.close()
+    assert running.join(10)
+
+
+def test_a_second_life_goes_on_where_the_first_ended(tmp_path: Path) -> None:
+    write(tmp_path, 1, 20)
+    first = Flaky("mqtt://host/a b")
+    running = feed(first, tmp_path)
+    running.start()
+    until(lambda: len(first.seen) == 20)
+    finish(running)
+    assert first.closed
+    write(tmp_path, 21, 30)
+    second = Flaky("mqtt://host/a b")
+    running = feed(second, tmp_path)
+    running.start()
+    until(lambda: len(second.seen) == 10)
+    finish(running)
+    assert first.seen + second.seen == list(range(1, 31))
+
+
+def test_a_full_disk_is_waited_for_and_a_poisoned_row_is_not(tmp_path: Path) -> None:
+    write(tmp_path, 1, 10)
+    failures: dict[int, list[Exception]] = {
+        3: [OSError("full") for _ in range(50)],
+        7: [ValueError("no") for _ in range(50)],
+    }
+    output = Flaky("flaky", failures)
+    running = feed(output, tmp_path)
+    running.start()
+    until(lambda: 10 in output.seen)
+    finish(running)
+    assert output.seen == [1, 2, 3, 4, 5, 6, 8, 9, 10]
+    assert running.skipped == 1
+    assert running.health() == {"told": 9, "skipped": 1, "trouble": ""}
+
+
+def test_what_it_failed_on_at_the_end_is_told_next_time(tmp_path: Path) -> None:
+    write(tmp_path, 1, 6)
+    output = Flaky("flaky", {4: [OSError("full") for _ in range(10**6)]})
+    running = feed(output, tmp_path)
+    running.start()
+    until(lambda: running.trouble)
+    finish(running)
+    assert output.seen == [1, 2, 3]
+    again = Flaky("flaky")
+    running = feed(again, tmp_path)
+    running.start()
+    until(lambda: len(again.seen) == 3)
+    finish(running)
+    assert again.seen == [4, 5, 6]
+
+
+def test_one_that_fails_holds_up_nobody(tmp_path: Path) -> None:
+    write(tmp_path, 1, 50)
+    broken = Flaky("broken", {1: [OSError("away") for _ in range(10**6)]})
+    fine = Flaky("fine")
+    stop = threading.Event()
+    serving = threading.Thread(target=serve, args=(tmp_path, [broken, fine], None, stop))
+    serving.start()
+    until(lambda: len(fine.seen) == 50)
+    stop.set()
+    serving.join(20)
+    assert broken.seen == []
+    assert fine.closed
+
+
+def test_the_state_is_announced_when_it_changes(tmp_path: Path) -> None:
+    state = StationState("Ready", "", 1, "b", 0)
+    output = Flaky("page")
+    running = feed(output, tmp_path, state)
+    running.start()
+    until(lambda: output.states)
+    finish(running)
+    assert output.states == [state]
+
+
+def test_files_that_everybody_read_are_removed(tmp_path: Path) -> None:
+    for first in range(1, 80, 10):
+        write(tmp_path, first, first + 9)
+    output, stop = Flaky("all"), threading.Event()
+    serving = threading.Thread(target=serve, args=(tmp_path, [output], None, stop))
+    serving.start()
+    until(lambda: len(numbers(tmp_path / "journal")) <= 4)
+    stop.set()
+    serving.join(20)
+    assert output.seen == list(range(1, 81))
+
+
+def test_a_slow_side_that_dies_is_told_and_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    side = SlowSide({"nonsense": True}, said.append)
+    side.look()
+    until(lambda: (side.look(), side.starts)[1] == 2, 60)
+    side.close(5)
+    assert "ended with code 1" in said[0]
