@@ -139,8 +139,9 @@ class PyramidConfig(MethodConfig):
     """Share of map pixels averaged by `image_score = "top"`."""
 
     def __post_init__(self) -> None:
-        if self.extractor not in EXTRACTORS:
-            raise ValueError(f"extractor {self.extractor!r} is not one of {', '.join(EXTRACTORS)}")
+        if self.extractor not in self.extractors:
+            known = ", ".join(self.extractors)
+            raise ValueError(f"extractor {self.extractor!r} is not one of {known}")
         if not self.taps or list(self.taps) != sorted(set(self.taps) & {4, 8, 16, 32}):
             raise ValueError(f"taps {self.taps} must be strides from 4, 8, 16, 32, fine to coarse")
         coarsest = max(self.taps)
@@ -178,6 +179,11 @@ class PyramidConfig(MethodConfig):
     def localises(self) -> bool:
         """The map says where."""
         return True
+
+    @property
+    def extractors(self) -> tuple[str, ...]:
+        """The extractors it can have."""
+        return EXTRACTORS
 
     @property
     def positionwise(self) -> bool:

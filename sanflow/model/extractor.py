@@ -27,11 +27,14 @@ class Backbone(nn.Module):
     """A network of torchvision's, cut after its last tap, that weights are loaded into."""
 
     name: str
-    body: nn.Module
     taps: tuple[str, ...]
     """The children that are tapped."""
     prefix: str = ""
-    """What torchvision's parameter names have before those of `body`."""
+    """What torchvision's parameter names have before ours."""
+
+    def weights_url(self) -> str:
+        """Torchvision's first ImageNet weights."""
+        return str(zoo.get_model_weights(self.name)["IMAGENET1K_V1"].url)
 
     def adapt(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of a weights file, in torchvision's names, as this network needs them."""

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from .config import LossConfig
+from .extractor import Extractor
 from .flow import Flow
-from .flow_config import FastflowConfig
+from .flow_config import TRANSFORMER_BLOCKS, FastflowConfig
 from .latents import Observed
 from .likelihood import LOG_GAUSS
 from .losses import good_terms, valued
 from .method import Draw
 from .pyramid import Pyramid
+from .token_maps import build_token_map
 
 
 class FastFlow(Pyramid):
@@ -35,6 +37,13 @@ class FastFlow(Pyramid):
         super().__init__(config, seed)
         if not self.fits_level_max:
             self.level_max.fill_(LOG_GAUSS)  # of a unit Gaussian at z = 0: P is 1 there
+
+    def make_extractor(self) -> Extractor:
+        """A convolutional one, or a transformer's patch tokens."""
+        config = self.config
+        if config.extractor in TRANSFORMER_BLOCKS:
+            return build_token_map(config.extractor, config.height, config.width)
+        return super().make_extractor()
 
     def flow(self, channels: int, height: int, width: int) -> Flow:
         """Coupling blocks whose subnets see 3 x 3 positions, or that and one in turn."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import PyramidConfig
+from .config import EXTRACTORS, PyramidConfig
+
+TRANSFORMER_BLOCKS = {
+    "deit_base_distilled_patch16_384": 8,
+    "deit_tiny_distilled_patch16_224": 8,
+    "cait_m48_448": 41,
+    "cait_xxs24_224": 20,
+}
+"""Timm's transformers, all with patches of 16 pixels, and how many of their blocks are kept: of
+the first and the third as published."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,19 @@ class FastflowConfig(PyramidConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.extractor in TRANSFORMER_BLOCKS and self.taps != (16,):
+            raise ValueError(f"{self.extractor} has one map: taps {self.taps} must be (16,)")
         if not 0.01 <= self.hidden_ratio <= 100:
             raise ValueError(f"hidden_ratio {self.hidden_ratio} must be in [0.01, 100]")
         if self.layer_norm and self.feature_scale != "none":
             raise ValueError(
                 f"feature_scale {self.feature_scale!r} and layer_norm do the same: use one"
             )
+
+    @property
+    def extractors(self) -> tuple[str, ...]:
+        """Transformers of timm, too."""
+        return (*EXTRACTORS, *TRANSFORMER_BLOCKS)
 
     @property
     def positionwise(self) -> bool:

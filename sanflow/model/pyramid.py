@@ -40,7 +40,7 @@ class Pyramid(Method[Observed]):
         self.register_buffer("level_max", torch.zeros(config.levels))
 
     def _build(self, config: PyramidConfig) -> None:
-        self.extractor = extractor_of(config)
+        self.extractor = self.make_extractor()
         finest, joined = config.taps[0], sum(self.extractor.channels)
         self.channels = self.extractor.channels + (joined,) * len(config.pools)
         self.sizes = tuple((config.height // s, config.width // s) for s in config.taps) + tuple(
@@ -53,6 +53,10 @@ class Pyramid(Method[Observed]):
         spread, moving = config.variance == "estimated", config.mean == "estimated"
         self.head = StatisticsHead(width, 2, finest) if spread else None
         self.mean_head = StatisticsHead(width, 1, finest) if moving else None
+
+    def make_extractor(self) -> Extractor:
+        """The network whose maps are tapped, with random weights."""
+        return extractor_of(self.config)
 
     @abstractmethod
     def flow(self, channels: int, height: int, width: int) -> nn.Module:

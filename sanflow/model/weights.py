@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-import torchvision.models as zoo
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,7 +37,7 @@ def load_weights(extractor: Backbone, source: str | Path) -> WeightsInfo:
     """
     if source == "none":
         return WeightsInfo("none")
-    path = _download(extractor.name) if source == "imagenet" else Path(source)
+    path = _download(extractor.weights_url()) if source == "imagenet" else Path(source)
     unused = _fill(extractor, extractor.adapt(read_weights(path)), path)
     return WeightsInfo("imagenet" if source == "imagenet" else path.name, _sha256(path), unused)
 
@@ -56,8 +55,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch.load answers garbage with almost any class
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"weights {path}: cannot be read: {reason}") from error
-    if isinstance(values, Mapping) and isinstance(values.get("state_dict"), Mapping):
-        values = values["state_dict"]
+    for table in ("state_dict", "model"):
+        if isinstance(values, Mapping) and isinstance(values.get(table), Mapping):
+            values = values[table]
     if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
         raise InputError(f"weights {path}: expected a table of tensors (a state_dict)")
     return dict(values)
@@ -92,13 +92,12 @@ def _fill(extractor: Backbone, values: Mapping[str, Tensor], path: Path) -> tupl
     return tuple(sorted(unused))
 
 
-def _download(name: str) -> Path:
-    """Torchvision's first ImageNet weights of `name`, in torch's cache; checked by their hash."""
-    url: str = zoo.get_model_weights(name)["IMAGENET1K_V1"].url
+def _download(url: str) -> Path:
+    """Weights in torch's cache, checked by the hash in their name where it has one."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        expected = path.stem.rpartition("-")[2]
+        expected = path.stem.rpartition("-")[2] if "-" in path.stem else None
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
         except (URLError, OSError, RuntimeError) as error:

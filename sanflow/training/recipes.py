@@ -139,6 +139,21 @@ def fastflow(extractor: str = "wide_resnet50_2", sp: bool = False) -> RunConfig:
     )
 
 
+def fastflow_transformer(extractor: str, size: int) -> RunConfig:
+    """FastFlow on a transformer's one map of patch tokens: 20 narrow blocks."""
+    config = fastflow()
+    model = FastflowConfig(
+        extractor=extractor,
+        taps=(16,),
+        height=size,
+        width=size,
+        blocks=20,
+        hidden_ratio=0.16,
+        layer_norm=False,
+    )
+    return replace(config, model=model)
+
+
 def fastflow_edge(sp: bool = False) -> RunConfig:
     """FastFlow on the two tapped levels of SANFlow's preset `edge`, whole images a step."""
     model = {**SMALL_MODEL, "pools": (), "feature_scale": "none"}
@@ -176,6 +191,8 @@ FASTFLOW: dict[str, Recipe] = {
     "fastflow": fastflow,
     "fastflow-edge": fastflow_edge,
     "fastflow-resnet18": partial(fastflow, "resnet18"),
+    "fastflow-deit": partial(fastflow_transformer, "deit_base_distilled_patch16_384", 384),
+    "fastflow-cait": partial(fastflow_transformer, "cait_m48_448", 448),
     "fastflow-sp": partial(fastflow, sp=True),
     "fastflow-sp-edge": partial(fastflow_edge, sp=True),
 }
