@@ -87,7 +87,7 @@ def standin(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     def play(version: str = "10.3.0", *faults: str) -> None:
         monkeypatch.setenv("STANDIN_VERSION", version)
         monkeypatch.setenv("STANDIN_FAULT", ",".join(faults))
-        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        sys.modules.pop("tensorrt", None)
 
     play()
     yield play
