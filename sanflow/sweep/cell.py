@@ -20,7 +20,7 @@ import torch
 from ..bundle import Bundle
 from ..calibration.calibrate import Calibration, calibrate, load_calibration
 from ..calibration.threshold import usual_rate
-from ..data.layout import GOOD, Sample, open_dataset
+from ..data.layout import GOOD, Dataset, Sample, open_dataset
 from ..errors import CalibrationError, ParityError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import write_report
@@ -70,7 +70,7 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
             force=True,
             tell=say,
         )
-    samples = _usable_test(run)
+    dataset, samples = _test_images(run)
     with clock("verify"):
         parity = _verified(run, bundle, samples, cell.threads)
     with clock("evaluate"):
@@ -80,7 +80,7 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
             run.pixel_path,
             decision=calibration.decision(rate),
             subject=run_subject(run),
-            root=Path(cell.root),
+            root=dataset.root,
             seen=seen_images(run),
         )
         write_report(
@@ -103,12 +103,12 @@ def _calibrated(run: Run, device: str) -> Calibration:
         return calibrate(run, device=device)
 
 
-def _usable_test(run: Run) -> tuple[Sample, ...]:
-    """The test images that the check at the beginning of training let pass."""
+def _test_images(run: Run) -> tuple[Dataset, tuple[Sample, ...]]:
+    """The data set, and those of its test images that the check before training let pass."""
     record = run.record.data
     dataset = open_dataset(Path(record.root), run.config.data)
     kept = {name for name, _ in record.roles["test"]}
-    return tuple(s for s in dataset.test if dataset.relative(s.path) in kept)
+    return dataset, tuple(s for s in dataset.test if dataset.relative(s.path) in kept)
 
 
 def _verified(run: Run, bundle: Bundle, samples: tuple[Sample, ...], threads: int) -> VerifyReport:

@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sanflow.cli import app
 from sanflow.data.check import check_dataset
 from sanflow.data.config import DataConfig, Layout
 from sanflow.data.layout import GOOD, Dataset, open_dataset
@@ -83,6 +85,16 @@ def test_a_mask_of_another_size_is_named(mvtec_ad: Path, put: Put) -> None:
     (finding,) = check_dataset(open_dataset(mvtec_ad, config), config).findings
     assert finding.problem == "wrong size"
     assert finding.detail == "the mask is 16x8, its image 16x12"
+
+
+def test_the_commands_take_a_category(mvtec_ad: Path) -> None:
+    words = ["check", str(mvtec_ad), "--layout", "mvtec-ad", "--category"]
+    done = CliRunner().invoke(app, [*words, "screw"])
+    assert done.exit_code == 0, done.output
+    assert "every image can be used (9 train, 1 calibrate, 4 test)" in done.stdout
+    done = CliRunner().invoke(app, [*words, "pill"])
+    assert done.exit_code == 2
+    assert "no category 'pill'" in done.stderr
 
 
 # The same tree under a user's own names

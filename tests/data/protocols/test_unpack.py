@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from sanflow.cli import app
 from sanflow.data.config import DataConfig
 from sanflow.data.layout import GOOD, open_dataset
 from sanflow.data.protocols import UNPACK
@@ -107,6 +109,16 @@ def test_what_a_killed_process_left_is_replaced(cifar10: Path, tmp_path: Path) -
     UNPACK["cifar10"](cifar10, tmp_path / "out", None)
     assert not (tmp_path / ".out.partial").exists()
     assert len(list((tmp_path / "out").rglob("*.png"))) == 36
+
+
+def test_the_command(cifar10: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["unpack", "cifar10", str(cifar10), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert len(list(out.rglob("*.png"))) == 36
+    done = CliRunner().invoke(app, ["unpack", "mnist", str(cifar10), "--out", str(out)])
+    assert done.exit_code == 2
+    assert "expected one of cifar10, cifar100, stc" in done.stderr
 
 
 # ShanghaiTech Campus
