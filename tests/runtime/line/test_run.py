@@ -136,6 +136,7 @@ def test_signals(bundle: Bundle, tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_a_killed_station_leaves_what_it_said(bundle: Bundle, tmp_path: Path) -> None:
     """kill -9, then a new life: the slow side tells its outputs the rest of the first one."""
     out, toml = tmp_path / "out", tmp_path / "line.toml"
@@ -158,6 +159,7 @@ def test_a_killed_station_leaves_what_it_said(bundle: Bundle, tmp_path: Path) ->
     assert len({run for run, _ in told}) == 2
 
 
+@pytest.mark.slow
 def test_an_engine_that_never_comes_back_does_not_keep_the_process(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

@@ -337,4 +337,6 @@ def test_systemd_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Mon
     assert words.index("READY=1") < words.index("STOPPING=1")
     assert words.count("WATCHDOG=1") > 1
     assert "STATUS=Running" in words
-    assert [state.state for state in told][:2] == ["Preoperational", "Ready"]
+    states = [state.state for state in told]
+    assert states[0] == "Preoperational"
+    assert "Running" in states
