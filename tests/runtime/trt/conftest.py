@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import os
 import shutil
 import subprocess
@@ -49,6 +50,8 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("the fake driver needs Linux and a C compiler")
+    if ctypes.util.find_library("cuda"):
+        pytest.skip("a real NVIDIA driver is here, which the fake one would push aside")
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     command = [compiler, "-O1", "-Wall", "-Wno-unused-parameter", "-shared", "-fPIC"]
     command += ["-Wl,-soname,libcuda.so.1", "-o", str(library), str(HERE / "fakecuda.c")]
