@@ -48,6 +48,8 @@ class SynthConfig:
     """Largest rotation of a patch, degrees; 90 gives rectangles every direction."""
     blur: float = 2.0
     """Deviation of the Gaussian that softens a patch's border."""
+    turn: float = 0.0
+    """Largest rotation of a whole good image, degrees (CFLOW-AD: 5)."""
 
     def __post_init__(self) -> None:
         if min(self.quotas) < 0 or self.quotas[0] < 1:
@@ -59,6 +61,8 @@ class SynthConfig:
                 raise ValueError(f"{name} ({low}, {high}) must be within 1..256, low before high")
         if self.jitter < 0 or self.blur < 0 or self.rotation < 0:
             raise ValueError("jitter, rotation and blur must not be negative")
+        if not 0 <= self.turn <= 180:
+            raise ValueError(f"turn {self.turn} must be in [0, 180] degrees")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def cflow(extractor: str = "wide_resnet50_2", size: int = 256, **changes: Any) -
     """CFLOW-AD as its code trains it: 25 meta-epochs of 8, fibres of 256 vectors."""
     return RunConfig(
         model=CflowConfig(extractor=extractor, height=size, width=size, **changes),
-        synth=good_only(32),
+        synth=replace(good_only(32), turn=5.0),
         optim=OptimConfig(epochs=200, sub_epochs=8, learning_rate=2e-4, fibre=256),
     )
 
