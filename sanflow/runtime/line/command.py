@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ...errors import ConfigError, InputError
 from . import config as line_config
 from .output import StationState
-from .outputs import OUTPUTS, Site, load_options, make_outputs
+from .outputs import OUTPUTS, Site, check_outputs, load_options, make_outputs
 from .sources import open_source
 from .station import Station
 from .swap import prove
@@ -46,10 +46,13 @@ def run_station(
             "no deadline: give --deadline, or [line] deadline in --config: how long after its "
             "trigger a part's verdict must be there, for example 50ms"
         )
+    if found.monitor is not None:
+        raise ConfigError(f"{config}.monitor: this version has no monitor; leave the table out")
     folder = Path(out)
     open_source(found.source.uri)  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))
     site = Site(folder, found.line.name)
+    check_outputs(wanted, site)  # the slow process could only say it too late
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
     station = Station(
         bundle,
@@ -58,7 +61,7 @@ def run_station(
         prove=lambda path: prove(path, engine, threads, precision=precision),
         make_source=lambda: open_source(found.source.uri),
         outputs=make_outputs(wanted, site, fast=True),
-        slow=slow or found.monitor is not None,
+        slow=slow,
         told=told,
     )
     with _signals(station, os.fspath(bundle)):
