@@ -138,10 +138,6 @@ KILLED = (
     "close other programs (on a Jetson also the desktop: sudo systemctl isolate multi-user.target),"
     " add swap, or build with a smaller --workspace",
 )
-NON_FINITE = (
-    "scores or maps of the golden samples are not finite, so no part is judged with this plan",
-    "use --precision fp32 for this bundle, and report it with the output of sanflow doctor",
-)
 
 
 def row(text: str) -> Row | None:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,14 +23,13 @@ from ..engine import TensorSpec
 from ..parity import replay_goldens
 from ..setting import CudaChoice
 from . import build, cache
-from .api import Product, Recipe, load
+from .api import Api, Product, Recipe, load
 from .build import Progress
 from .cache import Plan, Proof
 from .child import Job
 from .cuda import Device, device, open_cuda
 from .engine import CLASSES, PlanRefusedError, TrtEngine
 from .key import PlanKey, plan_key
-from .messages import NON_FINITE
 
 MIB = 2**20
 INTEGRATED_WORKSPACE = 1024 * MIB
@@ -61,40 +61,18 @@ def build_plan(
     api, gpu = load(engine), device(cuda_backend)
     api.check_device(gpu)
     limit = _workspace(gpu) if workspace is None else workspace * MIB
-    found: Proof | None = None
+    work = _Work(bundle, graph, api, gpu, cuda_backend, limit, force, progress or _logged())
+    unproven = ""
     for recipe in _recipes(graph):
-        sha256 = bundle.manifest.files[graph.files[0]].sha256
-        key = plan_key(sha256, graph.precision, api, gpu, recipe)
-        with cache.locked(key, _tell_waiting):
-            plan = None if force else cache.find(key)
-            again = plan is not None
-            if plan is None:
-                plan = _build(bundle, graph, key, recipe, limit, gpu, progress)
-            try:
-                plan = _proven(plan, bundle, graph, cuda_backend)
-            except PlanRefusedError as error:
-                cache.remove(key)
-                if not again:
-                    raise
-                _log.warning("%s; building it again", error)
-                plan = _build(bundle, graph, key, recipe, limit, gpu, progress)
-                plan = _proven(plan, bundle, graph, cuda_backend)
-        found = plan.meta.proof
-        assert found is not None
-        if not found.failures:
+        plan = work.plan(recipe)
+        proof = plan.meta.proof
+        assert proof is not None
+        if not proof.failures:
             return plan
-        _log.warning(
-            "%s%s: golden samples: %s", graph.files[0], _flags(recipe), "; ".join(found.failures)
-        )
-    assert found is not None
-    what = f"{engine} {api.version} on {gpu.name}: {graph.files[0]}"
-    if found.score_error is None or found.map_error is None:
-        raise ParityError(f"{what}: {'; '.join(NON_FINITE)}")
-    raise ParityError(
-        f"{what} does not give PyTorch's verdicts on the golden samples: "
-        f"{'; '.join(found.failures)}; use --precision fp32, or --allow-fallback to let a higher "
-        "precision step in"
-    )
+        unproven = _unproven(graph, proof)
+        if recipe.tf32:
+            _log.warning("%s; it is built once more without TF32", unproven)
+    raise ParityError(f"{engine} {api.version} on {gpu.name}: {unproven}")
 
 
 def open_plan(
@@ -129,72 +107,82 @@ def open_plan(
     return opened
 
 
-def _build(
-    bundle: Bundle,
-    graph: Graph,
-    key: PlanKey,
-    recipe: Recipe,
-    workspace: int,
-    gpu: Device,
-    progress: Progress | None,
-) -> Plan:
-    folder = cache.folder(key)
-    _log.warning(
-        "building %s for %s with %s %s%s, once; this takes minutes",
-        graph.files[0],
-        gpu.name,
-        key.product,
-        key.version,
-        _flags(recipe),
-    )
-    timings = cache.timings(key)
-    with TemporaryDirectory(dir=folder, prefix=cache.WORK) as work:
-        job = Job(
-            product=key.product,
-            recipe=recipe,
-            workspace=workspace,
-            tensors=_tensors(bundle),
-            plan=os.path.join(work, "plan"),
-            timings=os.path.join(work, "timings"),
-            timing_bytes=len(timings),
-            sm="".join(map(str, gpu.sm)),
-        )
-        try:
-            built = build.run(
-                job,
-                timings,
-                bundle.read(graph.files[0]),
-                folder / cache.LOG,
-                progress or _logged(),
+@dataclass(frozen=True)
+class _Work:
+    """One graph on one device, for any recipe."""
+
+    bundle: Bundle
+    graph: Graph
+    api: Api
+    gpu: Device
+    cuda_backend: CudaChoice
+    workspace: int
+    """Bytes."""
+    force: bool
+    progress: Progress
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """Found in the cache or built, and with this bundle's proof, which may be a failed one."""
+        sha256 = self.bundle.manifest.files[self.graph.files[0]].sha256
+        key = plan_key(sha256, self.graph.precision, self.api, self.gpu, recipe)
+        with cache.locked(key, _tell_waiting):
+            found = None if self.force else cache.find(key)
+            try:
+                return self._proven(found or self._build(key, recipe))
+            except PlanRefusedError as error:
+                cache.remove(key)
+                if found is None:
+                    raise
+                _log.warning("%s; building it again", error)
+                return self._proven(self._build(key, recipe))
+
+    def _build(self, key: PlanKey, recipe: Recipe) -> Plan:
+        name, gpu = self.graph.files[0], self.gpu
+        what = f"{name} for {gpu.name} with {key.product} {key.version}{_flags(recipe)}"
+        _log.warning("building %s, once; this takes minutes", what)
+        place, timings = cache.folder(key), cache.timings(key)
+        with TemporaryDirectory(dir=place, prefix=cache.WORK) as folder:
+            job = Job(
+                product=key.product,
+                recipe=recipe,
+                workspace=self.workspace,
+                tensors=_tensors(self.bundle),
+                plan=os.path.join(folder, "plan"),
+                timings=os.path.join(folder, "timings"),
+                timing_bytes=len(timings),
+                sm="".join(map(str, gpu.sm)),
             )
-        except EngineError as error:
-            free = f"{gpu.free / MIB:.0f} of {gpu.total / MIB:.0f} MiB were free"
-            raise EngineError(
-                f"{graph.files[0]}: {error} [{free}, workspace {workspace / MIB:.0f} MiB]"
-            ) from error
-        if os.path.exists(job.timings):
-            cache.keep_timings(key, Path(job.timings).read_bytes())
-        return cache.store(
-            key,
-            Path(job.plan),
-            seconds=built.seconds,
-            workspace=workspace,
-            now=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            warnings=built.warnings,
-        )
+            graph = self.bundle.read(name)
+            try:
+                built = build.run(job, timings, graph, place / cache.LOG, self.progress)
+            except EngineError as error:
+                free = f"{gpu.free / MIB:.0f} of {gpu.total / MIB:.0f} MiB were free"
+                raise EngineError(
+                    f"{name}: {error} [{free}, workspace {self.workspace / MIB:.0f} MiB]"
+                ) from error
+            if os.path.exists(job.timings):
+                cache.keep_timings(key, Path(job.timings).read_bytes())
+            return cache.store(
+                key,
+                Path(job.plan),
+                seconds=built.seconds,
+                workspace=self.workspace,
+                now=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                warnings=built.warnings,
+            )
 
-
-def _proven(plan: Plan, bundle: Bundle, graph: Graph, cuda_backend: CudaChoice) -> Plan:
-    """The plan with this bundle's proof, from its meta or by replaying the golden samples now."""
-    if plan.meta.proof is not None and plan.meta.proof.bundle == bundle.manifest.digest:
-        return plan
-    with open_plan(plan, graph, bundle, cuda_backend=cuda_backend) as opened:
-        assert isinstance(opened, TrtEngine)
-        compared = replay_goldens(opened, bundle)
+    def _proven(self, plan: Plan) -> Plan:
+        """The plan with this bundle's proof, stored or made by replaying the golden samples now."""
+        digest = self.bundle.manifest.digest
+        if plan.meta.proof is not None and plan.meta.proof.bundle == digest:
+            return plan
+        opened = open_plan(plan, self.graph, self.bundle, cuda_backend=self.cuda_backend)
+        with opened:
+            compared = replay_goldens(opened, self.bundle)
         maps = compared.map_absolute
         return plan.with_proof(
             Proof(
-                bundle=bundle.manifest.digest,
+                bundle=digest,
                 images=compared.images,
                 score_error=_finite(compared.score_relative.max),
                 map_error=None if maps is None else _finite(maps.max),
@@ -203,6 +191,19 @@ def _proven(plan: Plan, bundle: Bundle, graph: Graph, cuda_backend: CudaChoice) 
                 failures=compared.failures,
             )
         )
+
+
+def _unproven(graph: Graph, proof: Proof) -> str:
+    """Why a plan that could be built is not used, and what else can be."""
+    if proof.score_error is None or proof.map_error is None:
+        what = "scores or maps of the golden samples are not finite"
+    else:
+        failures = "; ".join(proof.failures)
+        what = f"it does not give PyTorch's verdicts on the golden samples: {failures}"
+    fix = "use --precision fp32, or --allow-fallback to let a higher precision step in"
+    if graph.precision == "fp32":
+        fix = "judge no parts with it; update TensorRT, and report it with: sanflow doctor BUNDLE"
+    return f"{graph.files[0]}: {what}; {fix}"
 
 
 def _recipes(graph: Graph) -> Iterator[Recipe]:
