@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,15 @@ def run_station(
     )
     with _signals(station, os.fspath(bundle)):
         return station.run()
+
+
+def stuck() -> bool:
+    """Whether a thread never came back from a driver or an engine.
+
+    The usual end of a process, with such a thread in it, is a crash.
+    """
+    kinds = ("sanflow-grab", "sanflow-worker", "sanflow-swap")
+    return any(thread.name.startswith(kinds) for thread in threading.enumerate())
 
 
 @contextmanager

@@ -6,9 +6,11 @@ An output's library is imported in its own file only, and that file only when it
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +39,20 @@ class Site:
     def secret(self, name: str) -> str:
         """What stands in a file of the user's, without its last line break; empty without a name.
 
-        Raises InputError if it cannot be read.
+        Raises InputError as `file` does.
         """
-        if not name:
-            return ""
-        try:
-            return (self.folder / name).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.folder / name}: the secret cannot be read: {error}") from None
+        path = self.file(name)
+        return "" if path is None else Path(path).read_text(encoding="utf-8").rstrip("\r\n")
 
     def file(self, name: str) -> str | None:
-        """A file of the user's; None without a name, InputError if there is none."""
+        """A file of the user's; None without a name, InputError if it is not there to be read."""
         if not name:
             return None
         path = self.folder / name
         if not path.is_file():
             raise InputError(f"{path}: no such file")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: this user may not read it")
         return str(path)
 
 
@@ -64,8 +64,8 @@ class OutputKind:
     factory: str
     fast: bool = False
     """Told in the emitter's thread; the others live in the slow process."""
-    extra: str = ""
-    """What installs its library: pip install sanflow[extra]."""
+    library: str = ""
+    """The package it needs, where it needs one; the extra of the output's kind installs it."""
     forwards: bool = False
     """Sends from the archive, so that nothing is lost while the other end is away."""
 
@@ -73,11 +73,11 @@ class OutputKind:
 OUTPUTS: dict[str, OutputKind] = {
     "jsonl": OutputKind("files", "LinesOutput"),
     "csv": OutputKind("files", "TableOutput"),
-    "mqtt": OutputKind("mqtt", "MqttOutput", extra="mqtt", forwards=True),
+    "mqtt": OutputKind("mqtt", "MqttOutput", library="paho", forwards=True),
     "webhook": OutputKind("webhook", "WebhookOutput", forwards=True),
     "modbus": OutputKind("modbus", "ModbusOutput", fast=True),
     "dio": OutputKind("dio", "DioOutput", fast=True),
-    "opcua": OutputKind("opcua", "OpcuaOutput", extra="opcua"),
+    "opcua": OutputKind("opcua", "OpcuaOutput", library="asyncua"),
 }
 
 
@@ -103,16 +103,37 @@ def load_options(
             )
     values = {"output": list(output), "archive": archive}
     found = schema.load(OutputsConfig, values, where)
+    names = [options.name for options in found.output]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two outputs to the same place, {name}; leave one out")
     if found.archive is None and any(OUTPUTS[o.kind].forwards for o in found.output):
         return OutputsConfig(found.output, ArchiveOptions())
     return found
 
 
-def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Output]:
-    """The outputs of the fast or of the slow side, not opened yet; the archive comes first.
+def check_outputs(config: OutputsConfig, site: Site) -> None:
+    """Whether all can be made on this machine, without loading a library of theirs.
 
     Raises OutputError if a library is missing, InputError if a file is.
     """
+    for options in config.output:
+        library = OUTPUTS[options.kind].library
+        if library and importlib.util.find_spec(library) is None:
+            raise OutputError(
+                f"{options.kind}: {library} is not installed; pip install 'sanflow[{options.kind}]'"
+            )
+        for field in fields(options):
+            if field.name.endswith("_file"):
+                site.file(getattr(options, field.name))
+
+
+def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Output]:
+    """The outputs of the fast or of the slow side, not opened yet; the archive comes first.
+
+    Raises OutputError or InputError as `check_outputs` does, and for a file of the wrong kind.
+    """
+    check_outputs(config, site)
     if config.archive is not None:
         site = Site(site.folder, site.station, site.folder / config.archive.folder)
     wanted = [options for options in config.output if OUTPUTS[options.kind].fast == fast]
@@ -120,32 +141,12 @@ def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Outpu
     if config.archive is not None and site.archive is not None and not fast:
         from .archive import ArchiveOutput
 
-        forwarders = [
-            output.name
-            for output, options in zip(made, wanted, strict=True)
-            if OUTPUTS[options.kind].forwards
-        ]
+        forwarders = [options.name for options in wanted if OUTPUTS[options.kind].forwards]
         made.insert(0, ArchiveOutput(config.archive, site.archive, forwarders))
-    return _unique(made)
-
-
-def _make(kind: OutputKind, options: OutputOptions, site: Site) -> Output:
-    try:
-        module = importlib.import_module(f".{kind.module}", __name__)
-    except ModuleNotFoundError as error:
-        if not kind.extra or (error.name or "").startswith("sanflow"):
-            raise
-        raise OutputError(
-            f"{options.kind}: {error.name} is not installed; pip install 'sanflow[{kind.extra}]'"
-        ) from None
-    made: Output = getattr(module, kind.factory)(options, site)
     return made
 
 
-def _unique(outputs: list[Output]) -> list[Output]:
-    """Two outputs of one name would share their place in the archive."""
-    names = [output.name for output in outputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{name}: two outputs to the same place; leave one out")
-    return outputs
+def _make(kind: OutputKind, options: OutputOptions, site: Site) -> Output:
+    module = importlib.import_module(f".{kind.module}", __name__)
+    made: Output = getattr(module, kind.factory)(options, site)
+    return made

@@ -5,7 +5,7 @@
     archive/maps/2026-01-31/0000000042-part-17-score.png        its anomaly map, grey, 16 bits
 
 A row is never given up for a picture: when the writer lags, the disk is nearly full or the quota
-is reached, pictures go. `sanflow infer BUNDLE archive/pictures/DAY` judges a day's pictures again.
+is reached, pictures go.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class DioOutput(Output):
     fast = True
 
     def __init__(self, options: DioOptions, site: Site) -> None:
-        super().__init__(f"dio:{options.device}")
+        super().__init__(options.name)
         self._options = options
         self._verdicts: queue.SimpleQueue[tuple[float, PartResult] | None] = queue.SimpleQueue()
         self._ready = False

@@ -34,7 +34,7 @@ class _DailyFiles(Output):
     header: ClassVar[bytes] = b""
 
     def __init__(self, options: FilesOptions, site: Site) -> None:
-        super().__init__(f"{options.kind}:{options.folder}")
+        super().__init__(options.name)
         self._folder = site.folder / options.folder
         self._keep = options.keep_days
         self._day = ""

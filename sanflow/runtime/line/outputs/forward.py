@@ -27,7 +27,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 15.0
 """Seconds between tries while the other end is away."""
 GRACE = 3.0
 """Seconds that closing may take to send what waits."""
-POLL = 0.05
+POLL = 0.02
 """Seconds until the archive is looked at again."""
 
 _log = logging.getLogger(__name__)

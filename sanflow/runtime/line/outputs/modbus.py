@@ -30,7 +30,7 @@ class ModbusOutput(Output):
     fast = True
 
     def __init__(self, options: ModbusOptions, site: Site) -> None:
-        super().__init__(f"modbus:{options.host}:{options.port}")
+        super().__init__(options.name)
         self._options = options
         self._registers = Registers()
         self._control: Control | None = None
@@ -54,7 +54,9 @@ class ModbusOutput(Output):
             asyncio.run_coroutine_threadsafe(listening, loop).result(START)
         except OSError as error:
             self.close()
-            why = os.strerror(error.errno) if error.errno else str(error)
+            # asyncio's own words for a number repeat the address; names have numbers below 0.
+            number = error.errno or 0
+            why = os.strerror(number) if number > 0 else error.strerror
             raise OutputError(
                 f"{self.name}: cannot listen there ({why}); is the port taken by another program, "
                 "or below 1024 without the right to it? Give another [[output]] port"

@@ -36,8 +36,7 @@ class MqttOutput(Forwarder):
 
     def __init__(self, options: MqttOptions, site: Site) -> None:
         """Raises InputError if a file with a secret or a certificate cannot be read."""
-        self._port = options.port or (8883 if options.tls else 1883)
-        super().__init__(f"mqtt:{options.host}:{self._port}", site.archive)
+        super().__init__(options.name, site.archive)
         self._options = options
         self._station = site.name
         self._topic = f"{options.prefix}/{re.sub('[+#/]', '_', site.name)}"
@@ -53,7 +52,7 @@ class MqttOutput(Forwarder):
     def open(self) -> None:
         """Begin to connect, and to send what waits."""
         super().open()
-        self._client.connect_async(self._options.host, self._port, self._options.keepalive)
+        self._client.connect_async(*self._options.address, self._options.keepalive)
         self._client.loop_start()
 
     def announce(self, state: StationState) -> None:

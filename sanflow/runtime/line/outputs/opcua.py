@@ -37,7 +37,7 @@ class OpcuaOutput(Output):
 
     def __init__(self, options: OpcuaOptions, site: Site) -> None:
         """Raises InputError if a file with a secret or a certificate cannot be read."""
-        super().__init__(f"opcua:{options.host}:{options.port}")
+        super().__init__(options.name)
         self._options = options
         self._station = site.name
         self._certificate = site.file(options.certificate_file)

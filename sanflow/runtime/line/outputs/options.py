@@ -23,6 +23,11 @@ class FilesOptions:
     def __post_init__(self) -> None:
         _at_least(self, 1, "keep_days")
 
+    @property
+    def name(self) -> str:
+        """What messages call this output."""
+        return f"{self.kind}:{self.folder}"
+
 
 @dataclass(frozen=True)
 class ArchiveOptions:
@@ -35,7 +40,7 @@ class ArchiveOptions:
     keep_days: int = 90
     """Older results and pictures are removed."""
     keep_results: int = 10_000_000
-    """Results beyond this number are removed, the oldest first; one takes about 700 bytes."""
+    """Results beyond this number are removed, the oldest first; one takes about 300 bytes."""
     free_mb: int = 512
     """With less free space on the disk no picture is kept."""
 
@@ -77,6 +82,16 @@ class MqttOptions:
         if (self.ca_file or self.certificate_file) and not self.tls:
             raise ValueError("ca_file and certificate_file need tls = true")
 
+    @property
+    def name(self) -> str:
+        """What messages call this output."""
+        return f"mqtt:{self.host}:{self.address[1]}/{self.prefix}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Of the broker."""
+        return self.host, self.port or (8883 if self.tls else 1883)
+
 
 @dataclass(frozen=True)
 class WebhookOptions:
@@ -103,6 +118,12 @@ class WebhookOptions:
         if not 0 < self.timeout_s <= 300:
             raise ValueError(f"timeout_s is {self.timeout_s}, expected up to 300")
 
+    @property
+    def name(self) -> str:
+        """What messages call this output: what stands behind the path may be a token."""
+        parts = urlsplit(self.url)
+        return f"webhook:{parts.netloc}{parts.path}"
+
 
 @dataclass(frozen=True)
 class ModbusOptions:
@@ -118,6 +139,11 @@ class ModbusOptions:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise ValueError(f"port {self.port}: no such port")
+
+    @property
+    def name(self) -> str:
+        """What messages call this output."""
+        return f"modbus:{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +179,11 @@ class DioOptions:
         if min(lines) < 0 or len(set(lines)) < len(lines):
             raise ValueError(f"lines {lines}: each its own, from 0")
 
+    @property
+    def name(self) -> str:
+        """What messages call this output."""
+        return f"dio:{self.device}"
+
 
 @dataclass(frozen=True)
 class OpcuaOptions:
@@ -179,6 +210,11 @@ class OpcuaOptions:
                 raise ValueError(f"{one} and {other} belong together")
         if self.username and not self.certificate_file:
             raise ValueError("a password in the clear: username needs a certificate_file")
+
+    @property
+    def name(self) -> str:
+        """What messages call this output."""
+        return f"opcua:{self.host}:{self.port}"
 
 
 OutputOptions = (

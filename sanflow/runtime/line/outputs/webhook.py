@@ -30,8 +30,7 @@ class WebhookOutput(Forwarder):
     def __init__(self, options: WebhookOptions, site: Site) -> None:
         """Raises InputError if a file with a secret cannot be read."""
         self._url = urlsplit(options.url)
-        # What stands behind the path may be a token.
-        super().__init__(f"webhook:{self._url.netloc}{self._url.path}", site.archive)
+        super().__init__(options.name, site.archive)
         self._options = options
         self._station = site.name
         self._token = site.secret(options.token_file)

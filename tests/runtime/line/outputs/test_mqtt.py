@@ -203,11 +203,13 @@ def test_tls_with_user_and_password(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"mqtt:b:1883: sends from the archive; add a table"):
+    with pytest.raises(
+        OutputError, match=r"mqtt:b:1883/sanflow: sends from the archive; add a table"
+    ):
         MqttOutput(MqttOptions("mqtt", "b"), Site(tmp_path))
     site = Site(tmp_path, archive=tmp_path)
     options = MqttOptions("mqtt", "b", username="u", password_file="absent")
-    with pytest.raises(InputError, match="absent: the secret cannot be read"):
+    with pytest.raises(InputError, match="absent: no such file"):
         MqttOutput(options, site)
     with pytest.raises(InputError, match=r"ca\.pem: no such file"):
         MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)

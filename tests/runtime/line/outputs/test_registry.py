@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +12,13 @@ import pytest
 
 from sanflow.errors import ConfigError, InputError
 from sanflow.runtime.line.output import OutputError
-from sanflow.runtime.line.outputs import OUTPUTS, Site, load_options, make_outputs
+from sanflow.runtime.line.outputs import OUTPUTS, Site, check_outputs, load_options, make_outputs
 from sanflow.runtime.line.outputs.options import ArchiveOptions, OutputOptions
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TABLES: dict[str, dict[str, Any]] = {
     "jsonl": {},
@@ -45,8 +50,8 @@ def _kinds(option: Any) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_each_is_made_on_its_own_side(kind: str, tmp_path: Path) -> None:
-    if OUTPUTS[kind].extra:
-        pytest.importorskip({"mqtt": "paho.mqtt", "opcua": "asyncua"}[kind])
+    if OUTPUTS[kind].library:
+        pytest.importorskip(OUTPUTS[kind].library)
     found = load_options([{"kind": kind, **TABLES[kind]}], {})
     fast, slow = (make_outputs(found, Site(tmp_path), fast=side) for side in (True, False))
     (made,) = fast if OUTPUTS[kind].fast else slow[1:]
@@ -90,31 +95,51 @@ def test_wrong_archive_table() -> None:
         load_options([], {"quota": 3})
 
 
-def test_two_outputs_to_one_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="csv:results: two outputs to the same place"):
-        names([{"kind": "csv"}, {"kind": "csv"}], tmp_path, fast=False)
-    assert len(names([{"kind": "csv"}, {"kind": "csv", "folder": "b"}], tmp_path, fast=False)) == 2
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"kind": "csv"}, {"kind": "csv", "folder": "b"}),
+        ({"kind": "csv"}, {"kind": "jsonl"}),
+        ({"kind": "mqtt", "host": "a"}, {"kind": "mqtt", "host": "a", "prefix": "b"}),
+        ({"kind": "webhook", "url": "http://a/b"}, {"kind": "webhook", "url": "http://a/c"}),
+    ],
+)
+def test_two_outputs_to_one_place_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
+    load_options([one, other], None)
+    with pytest.raises(ConfigError, match=f"two outputs to the same place, {one['kind']}:"):
+        load_options([one, other, {**one}], None)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, entry in OUTPUTS.items() if entry.extra])
+@pytest.mark.parametrize("kind", [kind for kind, entry in OUTPUTS.items() if entry.library])
 def test_a_missing_library_names_the_extra(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = {"mqtt": "paho", "opcua": "asyncua"}[kind]
+    library = OUTPUTS[kind].library
     found = load_options([{"kind": kind, **TABLES[kind]}], None)
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.partition(".")[0] == library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=library)
-        return real(name, *rest, **more)
-
-    for name in [n for n in sys.modules if n.startswith("sanflow.runtime.line.outputs.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == library else real(name)
+    )
     words = rf"{kind}: {library} is not installed; pip install 'sanflow\[{kind}\]'"
-    with pytest.raises(OutputError, match=words):
-        make_outputs(found, Site(tmp_path), fast=OUTPUTS[kind].fast)
+    for check in (check_outputs, lambda *given: make_outputs(*given, fast=OUTPUTS[kind].fast)):
+        with pytest.raises(OutputError, match=words):
+            check(found, Site(tmp_path))
+
+
+def test_the_extras_are_there_for_every_library() -> None:
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    for kind, entry in OUTPUTS.items():
+        if entry.library:
+            assert any(entry.library in need for need in extras[kind])
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
+    table = {"kind": "webhook", "url": "http://mes/x", "secret_file": "key"}
+    with pytest.raises(InputError, match="key: no such file"):
+        check_outputs(load_options([table], None), Site(tmp_path))
+    (tmp_path / "key").write_bytes(b"\x30\x82\xff")  # as a certificate is, not text
+    check_outputs(load_options([table], None), Site(tmp_path))
 
 
 def test_a_library_is_loaded_only_when_its_output_is_asked_for() -> None:
@@ -135,6 +160,6 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
     site = Site(tmp_path, "cell")
     assert site.secret("word") == "pass word "
     assert site.secret("") == ""
-    with pytest.raises(InputError, match="none: the secret cannot be read"):
+    with pytest.raises(InputError, match="none: no such file"):
         site.secret("none")
     assert Site(tmp_path).name
