@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import schema
+from ..errors import SanflowError
 from . import show
 from .app import app
 from .line import PANEL, UNDECIDED
@@ -42,25 +43,31 @@ def run(
     open part; SIGHUP opens the bundle anew, proves it and swaps. Exit code 3 says that a source
     was read to its end, and at least one part could not be judged.
     """
-    from ..runtime.line.command import run_station
+    from ..runtime.line.command import run_station, stuck
 
-    tally = run_station(
-        bundle,
-        source=source,
-        deadline=deadline,
-        config=config,
-        out=out,
-        engine=engine,
-        threads=threads,
-        precision=precision,
-        told=show.station,
-    )
+    try:
+        tally = run_station(
+            bundle,
+            source=source,
+            deadline=deadline,
+            config=config,
+            out=out,
+            engine=engine,
+            threads=threads,
+            precision=precision,
+            told=show.station,
+        )
+    except SanflowError as error:
+        if stuck():
+            show.note(f"error: {error}")
+            show.leave(error.exit_code)
+        raise
     if as_json:
         show.json_document(schema.dump(tally))
     else:
         reasons = ", ".join(f"{count} {name}" for name, count in tally.reasons.items())
         show.say(f"{tally.parts} parts: {tally.ok} OK, {tally.ng} NG{reasons and f' ({reasons})'}")
     code = UNDECIDED if tally.unjudged and not tally.stopped else 0
-    if tally.lost_threads:
+    if stuck():
         show.leave(code)
     raise typer.Exit(code)

@@ -92,16 +92,15 @@ class Judging:
         """Hand out what waits, and end; the queue takes no more parts."""
         self._queue.close()
 
-    def join(self, timeout: float) -> int:
-        """Wait for the workers, then close the engines; how many threads are still inside one."""
+    def join(self, timeout: float) -> None:
+        """Wait for the workers, then close the engines unless a thread is still inside of one."""
         self._crew.join(timeout)
         judge = self._queue.switch(None)
-        lost = self._crew.lost
-        if not lost:
-            for retired in (judge, *(judge for _, judge in self._retired)):
-                if retired is not None:
-                    retired.close()
-        return lost
+        if self._crew.lost:
+            return
+        for retired in (judge, *(judge for _, judge in self._retired)):
+            if retired is not None:
+                retired.close()
 
     def _checked(self, problem: str) -> None:
         """A golden sample was judged while there was no part; a wrong answer ends all trust."""

@@ -82,7 +82,7 @@ class Keeper:
         with self._lock:
             fault = "; ".join(self.faults.values())
             return StationState(
-                state="Error" if fault else self._stage,
+                state="Error" if fault and self._stage != "Halted" else self._stage,
                 fault=fault,
                 heartbeat=self._heartbeat,
                 bundle=self.bundle,

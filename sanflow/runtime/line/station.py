@@ -30,6 +30,7 @@ from .grab import SLOW_TO_OPEN, Grabber
 from .journal import Journal
 from .judging import MOST_LOST, Judging
 from .ledger import Entry, Ledger
+from .lock import only_one
 from .output import Output, Picture, StationState
 from .queue import PartQueue
 from .recorder import Recorder
@@ -94,10 +95,16 @@ class Station:
     def run(self) -> Tally:
         """Judge until `stop`, or until a source that ends was read; every part has its verdict.
 
-        Raises what keeps it from starting: BundleError, EngineError, SourceError, InputError.
-        An engine that fails the golden samples raises nothing: every part is a reject then.
+        Raises what keeps it from starting: BundleError, EngineError, SourceError, OutputError,
+        InputError if another station works in the folder. An engine that fails the golden samples
+        raises nothing: every part is a reject then.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        with only_one(self._folder):
+            self._run()
+        return self.tally
+
+    def _run(self) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         cv2.setNumThreads(1)
@@ -111,7 +118,6 @@ class Station:
         finally:
             self._end()
             sys.setswitchinterval(interval)
-        return self.tally
 
     def stop(self) -> None:
         """Take no more frames, give every open part its verdict, and end."""
@@ -262,8 +268,7 @@ class Station:
             grabber.join(self._hang)
         self._judging.close()
         self.emitter.close()
-        self.tally.lost_threads += self._judging.join(self._hang)
-        self.tally.lost_threads += sum(not grabber.join(0.0) for grabber in self._grabbers)
+        self._judging.join(self._hang)
         self.keeper.stage("Halted")
         final = self.keeper.snapshot(0)
         self.recorder.tell(final)

@@ -19,9 +19,6 @@ class Tally:
     reasons: dict[str, int] = field(default_factory=dict)
     bundles: list[str] = field(default_factory=list)
     """Digests of the bundles that judged, in their order."""
-    lost_threads: int = 0
-    """Threads that never came back from a driver or an engine: the process must not wait for them,
-    nor end in the usual way, in which they would crash it."""
     stopped: bool = False
     """Whether it was told to stop, rather than having read its source to the end."""
 

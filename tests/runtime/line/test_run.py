@@ -102,6 +102,18 @@ def test_a_camera_that_is_absent(bundle: Bundle, tmp_path: Path) -> None:
     assert "no pictures in" in done.stderr
 
 
+def test_one_station_per_folder(bundle: Bundle, tmp_path: Path) -> None:
+    station = start(bundle.path, tmp_path / "out")
+    try:
+        wait_for(tmp_path / "out", lambda found: len(found) > 0)
+        done = invoke(bundle.path, "--source", SMALL, "--deadline", "1s", "--out", tmp_path / "out")
+    finally:
+        station.kill()
+        station.communicate()
+    assert done.exit_code == 2
+    assert "another station works in this folder" in done.stderr
+
+
 def start(bundle: Path, out: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sanflow", "run", str(bundle), "--out", str(out)]
     command += ["--source", f"{SMALL}&rate=50", "--deadline", "5s", *words]
