@@ -30,6 +30,8 @@ class Subject:
     scorer: Callable[[Path], tuple[float, NDArray[np.float32]]]
     pixel_path: PixelPath
     decision: Decision
+    localises: bool
+    """Whether its maps say where."""
     description: dict[str, str]
     seen: Mapping[str, str]
     """sha256 of files the model was made from, with their role; a bundle does not list them."""
@@ -88,6 +90,7 @@ def _run(
         scorer=run_scorer(run, device),
         pixel_path=run.pixel_path,
         decision=calibration.decision(false_alarm_rate(rate, len(calibration.images))),
+        localises=run.config.model.localises,
         description=run_subject(run),
         seen=seen_images(run),
     )
@@ -125,6 +128,7 @@ def _bundle(
             scorer=score,
             pixel_path=detector.bundle.pixel_path,
             decision=graph.decision,
+            localises=manifest.model.localises,
             description=bundle_subject(manifest, graph, path.resolve().name, name),
             seen={},
         )

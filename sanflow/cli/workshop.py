@@ -255,6 +255,7 @@ def evaluate(
                 opened.scorer,
                 opened.pixel_path,
                 decision=opened.decision,
+                localises=opened.localises,
                 subject=opened.description,
                 root=opened.root,
                 seen=opened.seen,

@@ -50,6 +50,7 @@ def evaluate(
     pixel_path: PixelPath,
     *,
     decision: Decision | None = None,
+    localises: bool = True,
     subject: Mapping[str, str] | None = None,
     root: Path | None = None,
     seen: Mapping[str, str] | None = None,
@@ -60,15 +61,16 @@ def evaluate(
     """Measure how well `scorer` tells good test samples from defective ones.
 
     Masks are compared with maps at the model's input size. `decision` adds the verdicts at its
-    threshold. `root` shortens paths in the result. `seen` maps the sha256 of files that the model
-    was made from to their role; a test image among them raises DataError. Memory does not grow
-    with the images but for their scores and, per image, a histogram of a few kB.
+    threshold. Where the maps do not say where (`localises` is false), there are no pixel metrics.
+    `root` shortens paths in the result. `seen` maps the sha256 of files that the model was made
+    from to their role; a test image among them raises DataError. Memory does not grow with the
+    images but for their scores and, per image, a histogram of a few kB.
     """
     if not samples:
         raise DataError("there are no test images; an evaluation needs test/good and test/<defect>")
     if seen:
         _refuse_seen(samples, seen)
-    scores, counts, without_mask = _score(samples, scorer, pixel_path, seed, progress)
+    scores, counts, without_mask = _score(samples, scorer, pixel_path, localises, seed, progress)
     labels, groups = [s.label for s in samples], [s.group for s in samples]
     defective = np.array([label != GOOD for label in labels])
     kinds = sorted({label for label in labels if label != GOOD})
@@ -178,6 +180,7 @@ def _score(
     samples: Sequence[Sample],
     scorer: Scorer,
     pixel_path: PixelPath,
+    localises: bool,
     seed: int,
     progress: Progress | None,
 ) -> tuple[Floats, PixelCounts, int]:
@@ -196,13 +199,14 @@ def _score(
                 f"{sample.path}: the score {score} or a value of its map is not a finite number"
             )
         scores[index] = score
-        mask = None if sample.mask is None else pixel_path.load_mask(sample.mask)
+        file = sample.mask if localises else None
+        mask = None if file is None else pixel_path.load_mask(file)
         if sample.label == GOOD:
             counts.add(int(index), GOOD, heat.astype(np.float32), None)
         elif mask is not None and mask.any():
             counts.add(int(index), sample.label, heat.astype(np.float32), mask)
         else:
-            without_mask += 1
+            without_mask += localises
         if progress is not None:
             progress(done, len(samples))
     counts.finish()

@@ -79,6 +79,7 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
             run_scorer(run, device),
             run.pixel_path,
             decision=calibration.decision(rate),
+            localises=run.config.model.localises,
             subject=run_subject(run),
             root=dataset.root,
             seen=seen_images(run),

@@ -53,6 +53,14 @@ def test_every_number_agrees_with_an_independent_one(parts: TestSet) -> None:
     assert at.uncertain == np.count_nonzero((scores >= 1.25) & (scores <= 1.35))
 
 
+def test_a_map_that_does_not_say_where_has_no_pixel_metrics(parts: TestSet) -> None:
+    got, located = run(parts, localises=False), run(parts)
+    assert got.auroc == located.auroc
+    assert got.at_threshold == located.at_threshold
+    assert got.pixel_auroc is got.aupro is got.pixel_average_precision is None
+    assert got.without_mask == 0
+
+
 def test_region_overlap_agrees_with_brute_force(parts: TestSet) -> None:
     # Three values only, so that brute force over the thresholds takes no time.
     def coarse(path: Path) -> tuple[float, np.ndarray]:
