@@ -93,7 +93,7 @@ def test_counts_must_be_positive(bundle: Bundle, bad: dict[str, Any]) -> None:
 def test_an_engine_that_cannot_run_is_no_benchmark(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(EngineError, match="no TensorRT engine yet"):
+    with pytest.raises(EngineError, match="Python package is not in this environment"):
         bench(bundle, engine="tensorrt")
     from sanflow.runtime.ort import OrtEngine
 

@@ -352,7 +352,7 @@ class TestNothingIsWrittenOver:
         ({"source": "nowhere"}, InputError, "no such file"),
         ({"overlays": "some"}, InputError, "expected none, ng or all"),
         ({"limit": 0}, InputError, "expected at least 1"),
-        ({"engine": "tensorrt"}, EngineError, "no TensorRT engine yet"),
+        ({"engine": "tensorrt"}, EngineError, "Python package is not in this environment"),
         ({"bundle": "parts"}, BundleError, "no manifest.json"),
     ],
 )
