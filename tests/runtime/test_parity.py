@@ -250,6 +250,6 @@ def test_an_open_engine_replays_goldens(bundle: Bundle) -> None:
 
 def test_no_engine_at_all_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "available_engines", lambda target: ())
-    monkeypatch.setattr("sanflow.runtime.registry.available_engines", lambda target: ())
+    monkeypatch.setattr("sanflow.runtime.registry.installed", lambda package: False)
     with pytest.raises(EngineError, match="no engine for this onnx bundle"):
         verify(bundle)
