@@ -105,6 +105,7 @@ def place(
         "README.md",
         "docs/training.md",
         "docs/deployment.md",
+        "docs/line.md",
         pytest.param("docs/precision.md", marks=pytest.mark.slow),
         pytest.param("docs/tensorrt.md", marks=pytest.mark.slow),
     ],
