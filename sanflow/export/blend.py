@@ -25,36 +25,28 @@ class SharedFeatures(Features):
         return self.entered(tapped), tapped
 
 
-class Defects(nn.Module):
-    """w sigmoid(logits) at every pixel, (B, H, W), of tapped maps."""
+class Blend(DeployModel):
+    """The flows' inference model with a classifier beside them.
+
+    The classifier's convolutions may be lowered as a head's, its probability is FP32.
+    """
 
     weight: Tensor
 
-    def __init__(self, classifier: nn.Module, weight: Tensor) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.register_buffer("weight", weight)
-
-    def forward(self, tapped: list[Tensor]) -> Tensor:
-        logits = cast(Tensor, self.classifier(tapped))
-        return self.weight * torch.sigmoid(logits)[:, 0]
-
-
-class Blend(DeployModel):
-    """The flows' inference model with a classifier beside them."""
-
-    def __init__(self, flows: DeployModel, defects: Defects) -> None:
+    def __init__(self, flows: DeployModel, classifier: nn.Module, weight: Tensor) -> None:
         own = cast(Features, flows.extractor)
         shared = SharedFeatures(own.body, list(own.entries), own.smooth, own.pools)
         levels = list(flows.levels)
         super().__init__(flows.config, flows.pixels, shared, flows.head, levels, flows.likelihood)
-        self.decoder = defects
+        self.classifier = classifier
+        self.register_buffer("weight", weight)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pixels(images)
         levels, tapped = self.extractor(x)
         _, flows = self.likelihood(self.latents_of(x, levels))
-        joined = cast(Tensor, flows) + self.decoder(tapped)
+        defects = torch.sigmoid(self.classifier(tapped)[:, 0])
+        joined = cast(Tensor, flows) + self.weight * defects
         return image_score(joined, self.config), joined
 
 
@@ -62,4 +54,4 @@ class Blend(DeployModel):
 def naive_blend(model: CLSCNF) -> Blend:
     """A copy of the trained model in float64, its flows in the form in which FrEIA runs them."""
     own = copy.deepcopy(model.decoder).double().eval().requires_grad_(False)
-    return Blend(naive(model), Defects(own, model.map_weight.double().clone())).eval()
+    return Blend(naive(model), own, model.map_weight.double().clone()).eval()

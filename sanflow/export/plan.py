@@ -24,7 +24,13 @@ MOVES = frozenset(
 """Operators that compute nothing: they have the type of what they move, whatever their region."""
 
 _LEVEL = re.compile(r"/?levels\.(\d+)/(?:blocks\.\d+/(first|last)/)?")
-_ROOMS = {"pixels": "input", "extractor": "extractor", "head": "head", "mean_head": "head"}
+_ROOMS = {
+    "pixels": "input",
+    "extractor": "extractor",
+    "head": "head",
+    "mean_head": "head",
+    "classifier": "head",
+}
 
 
 def region_of(node_name: str) -> str:
@@ -75,9 +81,7 @@ class Plan:
         return cls({r: precision if r in low else "fp32" for r in regions})
 
     @classmethod
-    def device(
-        cls, graph: onnx.ModelProto, precision: Precision, *, flows: bool = False
-    ) -> Plan:
+    def device(cls, graph: onnx.ModelProto, precision: Precision, *, flows: bool = False) -> Plan:
         """The policy for a GPU, which has FP16 everywhere: around int8, too.
 
         int8: the extractor, the head stays FP16. `flows` lowers the flows' products as well;

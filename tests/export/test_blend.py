@@ -12,7 +12,10 @@ from torch import nn
 from sanflow.export.blend import naive_blend
 from sanflow.export.compile import compile_model
 from sanflow.export.graph import to_onnx
+from sanflow.export.half import to_half
+from sanflow.export.lint import lint
 from sanflow.export.openvino import to_ir
+from sanflow.export.plan import Plan, region_of
 from sanflow.model.cls_cnf import CLSCNF
 from sanflow.model.cls_config import ClsCnfConfig
 
@@ -95,6 +98,22 @@ def test_one_extractor_and_no_norms() -> None:
     assert "BatchNormalization" not in kinds
     assert kinds.count("Sigmoid") == 1
     assert kinds.count("ReduceMax") == 1
+
+
+def test_the_classifier_is_a_head_whose_probability_stays_fp32() -> None:
+    model, images = trained(), pictures(1).numpy()
+    graph = to_onnx(model)
+    regions = {node.op_type: region_of(node.name) for node in graph.graph.node}
+    assert regions["Sigmoid"] == regions["ReduceMax"] == "likelihood"
+    heads = [node.op_type for node in graph.graph.node if region_of(node.name) == "head"]
+    assert heads.count("Conv") == sum(isinstance(m, nn.Conv2d) for m in model.decoder.modules())
+    low = to_half(graph, Plan.uniform(graph, "fp16"))
+    lint(low)
+    with torch.inference_mode():
+        _, expected = model(torch.from_numpy(images))
+    session = onnxruntime.InferenceSession(low.SerializeToString())
+    (got,) = session.run(["map"], {"image": images})
+    assert 0 < np.abs(got - expected.numpy()).max() < 0.05
 
 
 @pytest.mark.trt_builder
