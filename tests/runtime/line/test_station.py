@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -297,6 +299,44 @@ def test_a_silent_camera_is_a_fault_and_comes_back(bundle: Bundle, tmp_path: Pat
     with running(made):
         until(lambda: "no frame for 0.3 s" in made.keeper.snapshot(0).fault)
         until(lambda: seen.results)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB; a skip where this user may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_disk_that_is_really_full(bundle: Bundle, small_disk: Path) -> None:
+    """Verdicts go on, the state says so, and the rows are written once there is room again."""
+    made, seen = station(bundle, small_disk / "s", LIVE)
+    filler = small_disk / "filler"
+    with running(made):
+        until(lambda: made.tally.ok > 3)
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        until(lambda: "No space left on device" in made.keeper.snapshot(0).warning)
+        judged = made.tally.parts
+        until(lambda: made.tally.parts > judged + 50)
+        assert made.keeper.snapshot(0).state == "Running"
+        filler.unlink()
+        until(lambda: not made.keeper.snapshot(0).warning)
+    assert not broken_promises(seen.results)
+    rows = list(Follower(small_disk / "s" / "journal").rows())
+    assert rows == [vars(result) for result in seen.results]
 
 
 class Failing(Collector):
