@@ -71,9 +71,14 @@ class SourceTable:
     `external`: a light barrier triggers it; `free`: it runs by itself."""
     silence: str = ""
     """Without a frame for so long the camera is said to be lost; empty is never."""
+    frozen: int = 0
+    """So many equal pictures in a row are a frozen camera and rejects; 0 never looks. No sensor
+    sends the same bits twice, but a compressed stream of a scene at rest may."""
 
     def __post_init__(self) -> None:
         _check_durations(self, "silence")
+        if self.frozen < 0 or self.frozen == 1:
+            raise ValueError(f"frozen is {self.frozen}, expected 0 (never) or at least 2")
 
 
 def _check_durations(table: object, *names: str) -> None:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from .frame import Frame, missed
+from .frozen import Frozen
 from .ledger import Entry
 from .source import EndOfSource, Source
 
@@ -25,6 +26,7 @@ READ = 0.2
 """Seconds that one read may wait for a frame."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 5.0
 """Seconds before a lost source is opened again."""
+FROZEN = "the camera sends the same picture again and again"
 SLOW_TO_OPEN = 6
 MOST_MISSED = 1000
 """A larger gap in the source's numbers is a source that counts anew, not parts that were lost."""
@@ -56,12 +58,20 @@ class Grabber:
     """One thread around one source at a time."""
 
     def __init__(
-        self, make: Callable[[], Source], sink: Sink, *, triggered: bool, silence: float | None
+        self,
+        make: Callable[[], Source],
+        sink: Sink,
+        *,
+        triggered: bool,
+        silence: float | None = None,
+        frozen: int = 0,
     ) -> None:
         """`triggered`: the station asks for each frame; `silence`: seconds after which a source
-        without frames is lost."""
+        without frames is lost; `frozen`: equal pictures in a row that make it so."""
         self._make, self._sink = make, sink
         self._triggered, self._silence = triggered, silence
+        self._frozen = Frozen(frozen)
+        self._problem = ""
         self._requests: deque[Entry] = deque()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -164,7 +174,7 @@ class Grabber:
                 if 0 < (count := missed(before, frame)) <= MOST_MISSED:
                     self._sink.missed(count, frame, source)
             before = frame
-            self._sink.frame(frame, source)
+            self._sink.frame(self._look(frame), source)
 
     def _read_triggered(self, source: Source) -> None:
         while not self._stop.is_set():
@@ -179,13 +189,22 @@ class Grabber:
                 if frame is None:
                     continue
                 if frame.part in (None, entry.part):
-                    self._sink.answer(entry, frame, source)
+                    self._sink.answer(entry, self._look(frame), source)
                     break
                 _log.warning("%s: a frame of part %s came too late", source.name, frame.part)
             else:
                 if not self._stop.is_set():
                     # Its frame may still come, and must not be taken for that of the next part.
                     raise TimeoutError(f"{source.name}: no frame after the trigger")
+
+    def _look(self, frame: Frame) -> Frame:
+        """The frame, without its picture if the camera is frozen."""
+        if frame.image is None:
+            return frame
+        problem = FROZEN if self._frozen(frame.image) else ""
+        if problem != self._problem:
+            self._tell(problem)
+        return _without_picture(frame, problem) if problem else frame
 
     def _next_request(self) -> Entry | None:
         if not self._requests:
@@ -205,6 +224,7 @@ class Grabber:
             raise TimeoutError(f"no frame for {self._silence:g} s")
 
     def _tell(self, problem: str) -> None:
+        self._problem = problem
         if not self._abandoned:
             self._sink.source_state(problem)
 

@@ -160,7 +160,13 @@ class Station:
         table = self._config.source
         triggered = table.trigger == "software"
         silence = seconds(table.silence) if table.silence else None
-        grabber = Grabber(self._make_source, self.admission, triggered=triggered, silence=silence)
+        grabber = Grabber(
+            self._make_source,
+            self.admission,
+            triggered=triggered,
+            silence=silence,
+            frozen=table.frozen,
+        )
         self._grabber = grabber
         self._grabbers = [g for g in self._grabbers if not g.join(0.0)] + [grabber]
         self.admission.request = grabber.request if triggered else None

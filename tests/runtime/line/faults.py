@@ -189,6 +189,12 @@ CASES = (
     Case("camera drops frames", "drop=11", expected=("no_image",)),
     Case("camera's frames are corrupt", "corrupt=11&blank=13", expected=("incomplete",)),
     Case("camera repeats a frame", "repeat=11", expected=("no_image",)),
+    Case(
+        "camera sends the same picture under new numbers",
+        "freeze=60",
+        flags={"source__frozen": 3},
+        expected=("no_image",),
+    ),
     Case("camera's frames are late", "late=11&delay=3", expected=("deadline",)),
     Case("camera disconnects", f"{LIVE}&disconnect=300&away=0.1", flags={"queue": 64}),
     Case(

@@ -150,6 +150,19 @@ def test_a_frame_that_comes_after_it_was_given_up_is_a_reject() -> None:
     assert [f.status for f in ear.frames] == ["no_image"]
 
 
+def test_a_frozen_camera_is_told_and_forgiven() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 256, (40, 40, 3), np.uint8) for _ in range(2))
+    nearly = first.copy()
+    nearly[1, 1, 1] ^= 1  # one pixel that the quick look does not see
+    pictures = [first, nearly, first, first.copy(), first.copy(), first, second, first]
+    steps = [Frame(image, "ok", 0.0, sequence=n) for n, image in enumerate(pictures)]
+    made, ear, _ = listen(list(steps), frozen=3)
+    heard(made, lambda: len(ear.frames) == len(pictures))
+    assert [f.status for f in ear.frames] == ["ok"] * 4 + ["no_image"] * 2 + ["ok"] * 2
+    assert ear.said == ["", grab.FROZEN, ""]
+
+
 def test_silence_is_a_loss_where_it_is_said_to_be() -> None:
     made, ear, source = listen([frame(1)], silence=0.05)
     heard(made, lambda: source.opened >= 2)

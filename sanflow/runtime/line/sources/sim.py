@@ -26,6 +26,9 @@ from ....errors import ConfigError
 from ..frame import Frame
 from ..source import EndOfSource, Source, SourceError
 
+FREEZE = 20
+"""Frames for which a frozen camera shows the same."""
+
 
 @dataclass(frozen=True)
 class Sim:
@@ -47,7 +50,9 @@ class Sim:
     blank: int = 0
     """Delivered with a picture of a wrong type."""
     repeat: int = 0
-    """The frame before is delivered again: a frozen camera."""
+    """The frame before is delivered again, under its number."""
+    freeze: int = 0
+    """From this frame on the picture stays the same for FREEZE frames, under new numbers."""
     late: int = 0
     """Delivered `delay` seconds after its trigger."""
     delay: float = 1.0
@@ -169,10 +174,13 @@ class SimSource(Source):
             return Frame(None, "incomplete", received, detail=detail, **common)
         if _due(options.repeat, index):
             common["sequence"] = index - 1
+        shown = index
+        if options.freeze and index >= options.freeze:
+            shown -= min(index % options.freeze, FREEZE - 1)
         if self._pictures:
-            image: NDArray[Any] = self._pictures[index % len(self._pictures)]
+            image: NDArray[Any] = self._pictures[shown % len(self._pictures)]
         else:
-            image = picture(options, index)
+            image = picture(options, shown)
         if _due(options.blank, index):
             image = image.astype(np.float32)
         return Frame(image, "ok", received, name=f"sim-{index:07d}", **common)
