@@ -66,9 +66,10 @@ key against it: scores leave the tolerance of the export. Serve the target onnx 
 1/model.plan is not here yet, because a plan runs only where it was built. Build it on the server's
 GPU, with the TensorRT container of the server's own release YY.MM, in the model repository:
   docker run --rm --gpus all -v "$PWD:/models" nvcr.io/nvidia/tensorrt:YY.MM-py3 \\
-    trtexec --stronglyTyped --skipInference \\
+    trtexec --stronglyTyped {tf32}--skipInference \\
     --onnx=/models/{model}/bundle/{graph} --saveEngine=/models/{model}/1/model.plan
-TensorRT 11 types every graph strongly: leave --stronglyTyped out if it is refused.
+TensorRT 11 types every graph strongly: leave --stronglyTyped out if it is refused. Nothing proves
+that plan but you: replay the golden samples through the server before it judges parts.
 """,
     ),
 }
@@ -83,7 +84,9 @@ def config_text(manifest: Manifest, name: str) -> str:
     """The configuration of the model `name`: the preferred graph, in protobuf's text form."""
     graph, backend = manifest.graph(), _BACKENDS[manifest.target]
     file = Path(PLAN).name if manifest.target == "tensorrt" else graph.files[0]
-    notes = backend.notes.format(model=name, graph=graph.files[0])
+    # Without being asked, TensorRT rounds products of FP32 values to TF32.
+    tf32 = "--noTF32 " if graph.precision == "fp32" else ""
+    notes = backend.notes.format(model=name, graph=graph.files[0], tf32=tf32)
     lines = [
         *(f"# {line}" for line in notes.splitlines()),
         f'name: "{name}"',

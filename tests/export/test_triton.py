@@ -178,6 +178,9 @@ def test_a_tensorrt_plan_has_its_slot_and_its_recipe(models: Path) -> None:
     ):
         assert words in text
     assert "--fp16" not in text  # the types are in the graph
+    assert "--noTF32" not in text
+    alone = config_text(manifest_for(models, "tensorrt", ("fp32",)), "screws")
+    assert "--noTF32" in alone  # FP32 is what was judged, not TF32
 
 
 def test_a_plan_in_its_slot_leaves_the_recipe_whole(run: Run, models: Path, tmp_path: Path) -> None:
