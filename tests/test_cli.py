@@ -21,7 +21,8 @@ from sanflow.cli.options import run_config
 from sanflow.imaging import Roi
 
 COMMANDS = (
-    "check synth train calibrate evaluate demo export threshold verify build infer bench doctor run"
+    "check synth train calibrate evaluate demo export threshold verify build infer bench doctor "
+    "run unpack sweep"
 ).split()
 
 
