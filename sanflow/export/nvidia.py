@@ -54,18 +54,22 @@ def accept(
     specs = tuple(TensorSpec(t.name, t.dtype, t.shape) for t in tensors)
     found = []
     for graph in manifest.graphs:
-        with tempfile.TemporaryDirectory() as folder:
-            plan, timings = Path(folder) / "plan", Path(folder) / "timings"
-            recipe = Recipe(tf32=graph.precision != "fp32")
-            job = Job(PRODUCT, recipe, WORKSPACE, specs, str(plan), str(timings), 0)
-            data = bundle.read(graph.files[0])
-            try:
-                built = build.run(job, b"", data, Path(folder) / "log", lambda *_: None)
-            except EngineError as error:
-                raise EngineError(
-                    f"NVIDIA's builder refuses the {graph.precision} graph: {error}"
-                ) from None
-            size = plan.stat().st_size
-        found.append(Accepted(graph.precision, built.seconds, size))
-        progress(f"{graph.precision}: NVIDIA's builder made a plan in {built.seconds:.1f} s")
+        found.append(build_plan(bundle.read(graph.files[0]), graph.precision, specs))
+        progress(f"{graph.precision}: NVIDIA's builder made a plan in {found[-1].seconds:.1f} s")
     return tuple(found)
+
+
+def build_plan(graph: bytes, precision: str, tensors: tuple[TensorSpec, ...]) -> Accepted:
+    """Parse and build one ONNX graph with these inputs and outputs; the plan is thrown away.
+
+    Raises EngineError with NVIDIA's words.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plan, timings = Path(folder) / "plan", Path(folder) / "timings"
+        recipe = Recipe(tf32=precision != "fp32")
+        job = Job(PRODUCT, recipe, WORKSPACE, tensors, str(plan), str(timings), 0)
+        try:
+            built = build.run(job, b"", graph, Path(folder) / "log", lambda *_: None)
+        except EngineError as error:
+            raise EngineError(f"NVIDIA's builder refuses the {precision} graph: {error}") from None
+        return Accepted(precision, built.seconds, plan.stat().st_size)
