@@ -58,6 +58,7 @@ class TrtEngine(Engine):
             self._slots.put(slot)
         self.plain_launches = made[0].plain
         """Why no CUDA graph is used; empty where one is."""
+        self._errors.clear()  # what was logged and did no harm
 
     def _load(self, api: Api, plan: bytes) -> Any:
         """Deserialise; inputs and outputs as TensorRT names them."""
@@ -76,7 +77,7 @@ class TrtEngine(Engine):
         if engine is None:
             raise PlanRefusedError(
                 f"{api.product} {api.version}: does not load the plan: "
-                f"{explain(self._last() or 'it gave no reason')}"
+                f"{explain(self._reason() or 'it gave no reason')}"
             )
         # Contexts need the engine, it the runtime, and both the logger.
         self._loaded = (engine, runtime, logger)
@@ -87,9 +88,9 @@ class TrtEngine(Engine):
         if context is None:
             raise EngineError(
                 f"{self.name} {self.version}: no memory for an execution context: "
-                f"{explain(self._last() or 'out of memory')}"
+                f"{explain(self._reason() or 'out of memory')}"
             )
-        slot = Slot(self._cuda, context, self.inputs, self.outputs, cuda_graphs, self._last)
+        slot = Slot(self._cuda, context, self.inputs, self.outputs, cuda_graphs, self._reason)
         held.callback(self._close_slot, slot)
         return slot
 
@@ -115,8 +116,11 @@ class TrtEngine(Engine):
         with self._cuda.bind():
             self._loaded = None
 
-    def _last(self) -> str:
-        return self._errors[0] if self._errors else ""
+    def _reason(self) -> str:
+        """The first error logged since this was last asked: the cause, the rest follow from it."""
+        found = list(self._errors)
+        self._errors.clear()
+        return found[0] if found else ""
 
 
 class RtxEngine(TrtEngine):

@@ -188,6 +188,8 @@ def test_a_start_that_is_refused_is_no_decision(
         assert found.reason == "engine_error"
         assert "did not start the inference" in found.detail
         assert "address of an output is not set" in found.detail
+        standin("10.3.0", "enqueue_silently")  # the reason of the failure before is not this one's
+        assert "it gave no reason" in detector.judge(noise(1)[0]).detail
         standin("10.3.0")
         assert detector.judge(noise(1)[0]).verdict != "NO-DECISION"
 

@@ -41,6 +41,7 @@ FAULTS = {
     "no_context",  # no memory for an execution context
     "address",  # a tensor address is refused
     "enqueue",  # the inference does not start
+    "enqueue_silently",  # the same without a word in the log
     "capturing",  # enqueueing refuses while the stream is captured
     "nan",  # not a number in the map
     "tf32",  # TF32 is too coarse for this graph
@@ -394,6 +395,8 @@ class IExecutionContext(metaclass=_Played):
         self._driver.cuStreamIsCapturing(stream, ctypes.byref(capturing))
         if "capturing" in faults and capturing.value:
             self._log("Cuda Runtime: operation not permitted when stream is capturing")
+            return False
+        if "enqueue_silently" in faults:
             return False
         if "enqueue" in faults or len(self._addresses) < len(self._owner._nodes):
             self._log("enqueueV3: address of an output is not set")
