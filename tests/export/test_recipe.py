@@ -128,6 +128,7 @@ def rounded_away(self: Bench) -> Ranges:
 OBSERVE = Bench.__dict__["ranges"]
 
 
+@pytest.mark.slow
 def test_auto_is_int8_unless_the_gate_says_no(
     run: Run, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ def test_what_the_builder_refuses_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.trt_builder
 def test_nvidias_builder_makes_a_plan_of_every_graph(lowered: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")

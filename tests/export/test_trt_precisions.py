@@ -28,7 +28,7 @@ pytest.importorskip(
 )
 pytestmark = pytest.mark.trt_builder
 
-FAST = {("sanflow", "int8"), ("fastflow", "int8")}
+FAST = {("sanflow", "int8")}
 CASES = [
     pytest.param(method, precision, marks=() if (method, precision) in FAST else pytest.mark.slow)
     for method in METHODS
