@@ -4,7 +4,8 @@
 
 Each variant is trained on the train role of MTD's canonical split and judged on its held-out good
 tiles against synthetic anomalies made from them (seeds that training never uses): image and pixel
-AUROC. Writes benchmarks/results/ablation.json.
+AUROC. Writes benchmarks/results/ablation.json. `--trained` judges other scores of one whole run, on
+one of the sets of real_parts.py; its rows stand under the name of the set.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sanflow.calibration.calibrate import calibrate
 from sanflow.data.config import SynthConfig
 from sanflow.data.layout import open_dataset
 from sanflow.data.synthetic import Synthesiser
-from sanflow.run import Run
+from sanflow.run import Run, open_run
 from sanflow.training.presets import load_config
 from sanflow.training.train import train
 
@@ -46,37 +47,55 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one update per batch": {"optim.updates": 1},
 }
 SCORES: dict[str, dict[str, Any]] = {
+    "pooled level counts 0.05 times": {"pool_weight": 0.05},
+    "pooled level counts 0.1 times": {"pool_weight": 0.1},
+    "pooled level counts 0.3 times": {"pool_weight": 0.3},
+    "pooled level counts once": {"pool_weight": 1.0},
     "pooled level counts three times": {"pool_weight": 3.0},
-    "pooled level counts five times": {"pool_weight": 5.0},
     "log-likelihoods summed": {"fusion": "log_likelihood"},
     "mean of the top 1 %": {"image_score": "top"},
 }
-"""Other scores of the run `edge`, which need no training."""
+"""Other scores of one run, which need no training."""
 
 
 def main() -> None:
     """Train and judge every variant, or those named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", action="append", choices=sorted(VARIANTS))
+    parser.add_argument(
+        "--trained", nargs=2, metavar=("SET", "RUN"), help="mtd-canonical, mtd-grouped, bsd_tiles"
+    )
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
+    if given.trained:
+        name, folder = given.trained
+        run = open_run(Path(folder))
+        data = split(name, given.data.resolve(), given.work)
+        for row, change in SCORES.items():
+            record(f"{name}: {row}", judge(run, data, change), run.config.optim.epochs)
+        return
     data = split("mtd-canonical", given.data.resolve(), given.work)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "ablation.json"
     for name in given.only or VARIANTS:
         options = {"weights": str(given.weights), "optim.epochs": given.epochs, **VARIANTS[name]}
         out = given.work / name.replace(" ", "-").replace(",", "")
         run = train(data, out, load_config("edge", overrides=options), resume=True)
         calibrate(run)
         for row, change in {name: {}, **(SCORES if name == "edge" else {})}.items():
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            found[row] = {**judge(run, data, change), "epochs": given.epochs, "machine": machine()}
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            print(row, found[row]["image_auroc"], found[row]["pixel_auroc"], flush=True)
+            record(row, judge(run, data, change), given.epochs)
+
+
+def record(row: str, figures: dict[str, float], epochs: int) -> None:
+    """Add a row to the results."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "ablation.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found[row] = {**figures, "epochs": epochs, "machine": machine()}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(row, figures["image_auroc"], figures["pixel_auroc"], flush=True)
 
 
 @torch.inference_mode()
