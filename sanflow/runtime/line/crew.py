@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from .emitter import Emitter
-from .worker import Parts, Worker
+from .swap import Judge
+from .worker import Checked, Parts, Worker
 
 
 class Crew:
     """`count` workers that are not stuck."""
 
-    def __init__(
-        self, queue: Parts, emitter: Emitter, idle: float, checked: Callable[[str], None]
-    ) -> None:
+    def __init__(self, queue: Parts, emitter: Emitter, idle: float, checked: Checked) -> None:
         """`idle` and `checked` as of Worker."""
         self._queue, self._emitter = queue, emitter
         self._idle, self._checked = idle, checked
@@ -28,14 +26,14 @@ class Crew:
             self._workers.append(worker)
             worker.start()
 
-    def stuck(self, limit: float) -> bool:
-        """Whether a worker has been with the same parts for more than `limit` seconds."""
-        return any(_busy(worker) > limit for worker in self._workers)
+    def stuck(self, limit: float) -> Judge | None:
+        """Whose engine a worker has been with for more than `limit` seconds."""
+        return next((w.judge for w in self._workers if _busy(w) > limit and w.judge), None)
 
-    def leave_behind(self) -> None:
-        """Replace everyone who is at work: they wait for the same engine."""
+    def leave_behind(self, judge: Judge) -> None:
+        """Replace everyone who is with this engine, or waits for it."""
         count = len(self._workers)
-        for worker in [worker for worker in self._workers if worker.since is not None]:
+        for worker in [worker for worker in self._workers if worker.judge is judge]:
             worker.abandon()
             self._workers.remove(worker)
             self._left.append(worker)

@@ -76,8 +76,8 @@ class Judging:
         Raises EngineError if that happens time after time: threads that are stuck stay.
         """
         now = time.monotonic()
-        if self._crew.stuck(self._hang):
-            self._leave_behind()
+        if (judge := self._crew.stuck(self._hang)) is not None:
+            self._leave_behind(judge)
         if self._given_up and now >= self._retry and not self._swapper.busy:
             self._retry = now + self._wait
             self._wait = min(2 * self._wait, LONGEST_WAIT)
@@ -102,23 +102,27 @@ class Judging:
             if retired is not None:
                 retired.close()
 
-    def _checked(self, problem: str) -> None:
+    def _checked(self, judge: Judge, problem: str) -> None:
         """A golden sample was judged while there was no part; a wrong answer ends all trust."""
+        if judge is not self._queue.engine:
+            return  # it judges no more
         self._keeper.checked(problem)
         if problem:
             _log.error("%s; the engine is opened anew", problem)
-            if (before := self._queue.switch(None)) is not None:
-                self._retired.append((time.monotonic(), before))
+            self._queue.switch(None)
+            self._retired.append((time.monotonic(), judge))
             self._given_up = True
 
-    def _leave_behind(self) -> None:
-        # Not closed: a thread is inside of it.
-        self._queue.switch(None)
-        self._crew.leave_behind()
-        self._given_up = True
+    def _leave_behind(self, judge: Judge) -> None:
         text = f"the engine has not come back for {self._hang:g} s"
+        # Neither is it closed: a thread is inside of it.
+        self._retired = [(at, other) for at, other in self._retired if other is not judge]
+        if judge is self._queue.engine:
+            self._queue.switch(None)
+            self._given_up = True
+            self._keeper.fault("engine", text)
         _log.error("%s; it is opened anew", text)
-        self._keeper.fault("engine", text)
+        self._crew.leave_behind(judge)
         if self._crew.lost > MOST_LOST:
             raise EngineError(f"{text}, time after time; only a new process helps")
 

@@ -27,22 +27,24 @@ from .swap import Judge
 
 Parts = PartQueue[Entry, Judge | None]
 
+Checked = Callable[[Judge, str], None]
+"""Told who judged a golden sample, and what was wrong with the answer (empty if nothing was)."""
+
 _names = itertools.count(1)
 
 
 class Worker:
     """One thread that takes parts from the queue until it is closed."""
 
-    def __init__(
-        self, queue: Parts, emitter: Emitter, idle: float, checked: Callable[[str], None]
-    ) -> None:
-        """After `idle` seconds without a part a golden sample is judged instead; `checked` is told
-        what was wrong, or nothing."""
+    def __init__(self, queue: Parts, emitter: Emitter, idle: float, checked: Checked) -> None:
+        """After `idle` seconds without a part a golden sample is judged instead."""
         self._queue, self._emitter = queue, emitter
         self._idle, self._checked = idle, checked
         self._abandoned = False
         self.since: float | None = None
         """Since when it works on what it has; None while it waits."""
+        self.judge: Judge | None = None
+        """Whose engine it works with, while it does."""
         name = f"sanflow-worker-{next(_names)}"
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
@@ -73,17 +75,17 @@ class Worker:
                 for entry in entries:
                     self._emitter.settle(entry, rejected("not_ready", "the engine was given up"))
                 continue
-            self.since = time.monotonic()
+            self.judge, self.since = judge, time.monotonic()
             if entries:
                 self._work(entries, judge)
             else:
                 self._check(judge)
-            self.since = None
+            self.judge = self.since = None
 
     def _check(self, judge: Judge) -> None:
         problem = judge.check()
         if not self._abandoned:
-            self._checked(problem)
+            self._checked(judge, problem)
 
     def _work(self, entries: Sequence[Entry], judge: Judge) -> None:
         started = time.monotonic()
