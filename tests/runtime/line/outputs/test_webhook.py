@@ -174,6 +174,27 @@ def test_a_server_that_was_away_over_a_restart_gets_everything(tmp_path: Path) -
     server.server_close()
 
 
+def test_a_result_that_is_archived_while_it_closes_is_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive has a feed of its own, and may be behind the output that sends from it."""
+    line = Line(tmp_path, server.server_port)
+    real, late = line.hook.store.after, a_result(1)
+    archived = threading.Event()
+
+    def after(id: int, count: int) -> list[Any]:
+        rows = real(id, count)
+        if line.hook.stopping and not archived.is_set():
+            line.archive.emit(late, None)
+            archived.set()
+        return rows
+
+    monkeypatch.setattr(line.hook.store, "after", after)
+    line.hook.emit(late, None)
+    line.close()
+    assert server.parts() == [1001]
+
+
 def test_results_that_expired_before_they_were_sent_are_counted(tmp_path: Path) -> None:
     port = free_port()
     line = Line(tmp_path, port)
