@@ -54,7 +54,9 @@ def test_score_and_loss_in_numpy(name: str) -> None:
     d = z.shape[1]
     np.testing.assert_allclose(model(images())[0].detach().numpy(), (z**2).sum(1) / d, rtol=1e-12)
     total, parts = model.loss(observed, torch.zeros(2, 96, 96), Draw(), LossConfig())
-    assert float(total.detach()) == pytest.approx(np.mean((z**2).sum(1) / 2 - d * log_det) / d, rel=1e-12)
+    assert float(total.detach()) == pytest.approx(
+        np.mean((z**2).sum(1) / 2 - d * log_det) / d, rel=1e-12
+    )
     assert parts["loss"] == pytest.approx(parts["square"] + parts["volume"])
 
 
