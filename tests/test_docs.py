@@ -129,6 +129,9 @@ def test_every_documented_command_runs(
         if program != "sanflow":
             continue
         line = [command, *rest, *quick.get(command, [])]
+        if "fastflow" in rest:  # which has no position code
+            at = line.index("model.position_dim=16")
+            del line[at - 1 : at + 1]
         done = CliRunner().invoke(app, line)
         assert done.exit_code == 0, f"{' '.join(line)}: {done.stderr}"
         for word, value in itertools.pairwise(rest):
