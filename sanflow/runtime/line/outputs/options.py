@@ -103,6 +103,8 @@ class WebhookOptions:
     batch: int = 100
     """Results in one request at most."""
     timeout_s: float = 5.0
+    ca_file: str = ""
+    """Who signed the server's certificate; empty takes the system's authorities."""
     token_file: str = ""
     """Sent as `Authorization: Bearer`."""
     secret_file: str = ""
@@ -115,6 +117,8 @@ class WebhookOptions:
             raise ValueError("url is no address of an HTTP server, for example https://mes/results")
         if parts.username or parts.password:
             raise ValueError("url holds a user or password; put a token into a token_file")
+        if self.ca_file and parts.scheme != "https":
+            raise ValueError("ca_file needs a url with https")
         if not 0 < self.timeout_s <= 300:
             raise ValueError(f"timeout_s is {self.timeout_s}, expected up to 300")
 

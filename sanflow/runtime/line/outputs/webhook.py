@@ -28,13 +28,14 @@ class WebhookOutput(Forwarder):
     """One address."""
 
     def __init__(self, options: WebhookOptions, site: Site) -> None:
-        """Raises InputError if a file with a secret cannot be read."""
+        """Raises InputError if a file is not there, OutputError if `ca_file` is no certificate."""
         self._url = urlsplit(options.url)
         super().__init__(options.name, site.archive)
         self._options = options
         self._station = site.name
         self._token = site.secret(options.token_file)
         self._secret = site.secret(options.secret_file)
+        self._context = self._trust(site.file(options.ca_file))
         self._refused = 0
         self.batch = options.batch
 
@@ -78,8 +79,15 @@ class WebhookOutput(Forwarder):
         host, port, timeout = self._url.hostname or "", self._url.port, self._options.timeout_s
         if self._url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=timeout)
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
+
+    def _trust(self, authority: str | None) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=authority)
+        except OSError as error:  # ssl.SSLError is one
+            raise OutputError(
+                f"{self.name}: {authority} cannot be used ({error}); expected a PEM file"
+            ) from None
 
     def _headers(self, body: bytes, rows: Sequence[Row]) -> dict[str, str]:
         headers = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from sanflow.runtime.line.outputs.options import ArchiveOptions, WebhookOptions
 from sanflow.runtime.line.outputs.store import Store
 from sanflow.runtime.line.outputs.webhook import WebhookOutput
 
-from .conftest import a_result, eventually, free_port
+from .conftest import a_result, certificates, eventually, free_port
 
 
 class Server(ThreadingHTTPServer):
@@ -69,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 class Line:
     def __init__(self, folder: Path, port: int, query: str = "", **options: Any) -> None:
         self.archive = ArchiveOutput(ArchiveOptions(pictures="none"), folder / "archive")
-        url = f"http://127.0.0.1:{port}/results{query}"
+        url = options.pop("url", f"http://127.0.0.1:{port}/results{query}")
         site = Site(folder, "cell-7", folder / "archive")
         self.hook = WebhookOutput(WebhookOptions("webhook", url, **options), site)
         self.archive.open()
@@ -210,6 +211,24 @@ def test_results_that_expired_before_they_were_sent_are_counted(tmp_path: Path) 
     assert line.hook.health()["lost"] == 20
     server.shutdown()
     server.server_close()
+
+
+def test_https_of_a_plants_own_authority(server: Server, tmp_path: Path) -> None:
+    ca, certificate, key = certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_port}/results"
+    line = Line(tmp_path, server.server_port, url=url)
+    line.emit(1, 3)
+    eventually(lambda: "CERTIFICATE_VERIFY_FAILED" in line.hook.health()["error"])
+    line.close()
+    assert server.parts() == []
+    line = Line(tmp_path, server.server_port, url=url, ca_file=str(ca))
+    eventually(lambda: server.parts() == [1001, 1002, 1003])
+    line.close()
+    with pytest.raises(OutputError, match=r"key\.pem cannot be used .* expected a PEM file"):
+        Line(tmp_path, server.server_port, url=url, ca_file=str(key))
 
 
 @pytest.mark.parametrize(
