@@ -107,6 +107,8 @@ class ModbusOutput(Output):
                 self._control.trigger(request.part)
         except Exception as error:  # the PLC must not lose its connection over it
             self._error = str(error) or repr(error)
+            if request.part is not None:
+                self._registers.refused(request.part)
         return request
 
     def _swap(self, control: Control, number: int) -> None:

@@ -99,6 +99,12 @@ class Registers:
             self._open.discard(result.part % 2**32)
             self._show()
 
+    def refused(self, part: int) -> None:
+        """The station could not be told of this part: it gets no verdict."""
+        with self._lock:
+            self._open.discard(part)
+            self._show()
+
     def state(self, state: StationState) -> None:
         """The station's state changed, or its heart beat."""
         trusted = state.state in ("Ready", "Running") and not state.fault

@@ -102,16 +102,17 @@ class Store:
                     self._base.execute(statement)
                 version = VERSION
             self._base.execute("COMMIT")
+            found = self._base.execute("SELECT name FROM pragma_table_info('results')").fetchall()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             raise OutputError(
                 f"{self.path}: is no archive ({error}); move it away, a new one is begun"
             ) from None
-        if version != VERSION:
+        if version != VERSION or [name for (name,) in found] != ["id", *_COLUMNS]:
             raise OutputError(
-                f"{self.path}: is an archive of version {version}, expected {VERSION}; "
-                "give another folder in [archive]"
+                f"{self.path}: is the archive of another version of sanflow; give another folder "
+                "in [archive]"
             )
 
     def add(self, result: PartResult) -> int | None:

@@ -137,6 +137,7 @@ def test_a_station_that_raises_costs_no_connection(
     master.write_registers(0, [0])
     assert not master.write_registers(0, [1, 0, 5]).isError()
     assert output.health()["error"] == "no room"
+    assert not read(master, r.STATUS + 2, 1)[0] & r.BUSY
     assert read(master, r.STATUS, 1) == [r.LAYOUT]
 
 

@@ -119,11 +119,14 @@ def test_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"my own notes" * 100
 
 
-def test_an_archive_of_another_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["PRAGMA user_version = 7", "ALTER TABLE results DROP COLUMN encoder"]
+)
+def test_an_archive_of_another_version_is_refused(change: str, tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as base:
-        base.execute("PRAGMA user_version = 7")
-    with pytest.raises(OutputError, match="version 7, expected 1"):
+        base.execute(change)
+    with pytest.raises(OutputError, match="archive of another version of sanflow; give another"):
         Store(tmp_path)
 
 
