@@ -7,11 +7,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, InputError
+from ...errors import InputError
 from . import config as line_config
+from .monitor.options import load_monitor
 from .output import StationState
 from .outputs import OUTPUTS, Site, check_outputs, load_options, make_outputs
 from .sources import open_source
@@ -47,22 +49,22 @@ def run_station(
             "no deadline: give --deadline, or [line] deadline in --config: how long after its "
             "trigger a part's verdict must be there, for example 50ms"
         )
-    if found.monitor is not None:
-        raise ConfigError(f"{config}.monitor: this version has no monitor; leave the table out")
     folder = Path(out)
-    open_source(found.source.uri)  # what is wrong with the URI is said before engines are loaded
+    make_source = partial(open_source, found.source.uri, found.source.trigger)
+    make_source()  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))
     site = Site(folder, found.line.name)
     check_outputs(wanted, site)  # the slow process could only say it too late
+    monitor = load_monitor(found.monitor, str(config or "line"))
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
     station = Station(
         bundle,
         found,
         folder,
         prove=lambda path: prove(path, engine, threads, precision=precision),
-        make_source=lambda: open_source(found.source.uri),
+        make_source=make_source,
         outputs=make_outputs(wanted, site, fast=True),
-        slow=slow,
+        slow=slow or monitor is not None,
         told=told,
     )
     with _signals(station, os.fspath(bundle)):

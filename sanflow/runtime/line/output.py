@@ -8,6 +8,7 @@ journal: if they lag, fail or die, no verdict is late and no result is lost.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -89,6 +90,9 @@ class Output(ABC):
 
     def attach(self, control: Control) -> None:  # noqa: B027  # most outputs ask nothing
         """Called once before `open`, on the fast side only: a PLC's requests go to `control`."""
+
+    def meet(self, others: Callable[[], dict[str, dict[str, Any]]]) -> None:  # noqa: B027
+        """Called once before `open`, on the slow side only: the health of each output there."""
 
     def announce(self, state: StationState) -> None:  # noqa: B027  # most outputs say nothing
         """The station's state changed, or its heart beat."""

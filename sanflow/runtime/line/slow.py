@@ -66,6 +66,8 @@ def serve(
 
     feeds = [Feed(output, folder, picture, state) for output in outputs]
     for feed in feeds:
+        feed.output.meet(lambda: {feed.output.name: feed.health() for feed in feeds})
+    for feed in feeds:
         feed.start()
     while not stop.wait(TICK):
         _tidy(folder / "journal", feeds)
@@ -112,10 +114,16 @@ def _step_back() -> None:
 
 def make(given: Assignment, folder: Path) -> list[Output]:
     """The slow outputs of an assignment."""
+    from .monitor.options import load_monitor
     from .outputs import Site, load_options, make_outputs
 
-    found = load_options(given.output, given.archive)
-    return make_outputs(found, Site(folder, given.name), fast=False)
+    site = Site(folder, given.name)
+    made = make_outputs(load_options(given.output, given.archive), site, fast=False)
+    if (monitor := load_monitor(given.monitor)) is not None:
+        from .monitor.output import MonitorOutput
+
+        made.append(MonitorOutput(monitor, site))
+    return made
 
 
 def _until_end_of_input(stop: threading.Event) -> None:

@@ -1,0 +1,70 @@
+"""The monitor, an output of the slow side: told of each result, it keeps all views up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..config import seconds
+from ..output import Output, OutputError, Picture, StationState
+from ..outputs import Site
+from ..result import PartResult
+from .health import Health
+from .metrics import Metrics, exposition
+from .options import MonitorOptions
+from .server import Answer, Route, Server
+
+
+class MonitorOutput(Output):
+    """One HTTP port with everything that there is to see."""
+
+    def __init__(self, options: MonitorOptions, site: Site) -> None:
+        super().__init__("monitor")
+        self._options = options
+        self._others: Callable[[], dict[str, dict[str, Any]]] = dict
+        self._health = Health(seconds(options.stale))
+        self._metrics = Metrics(site.name, self._health, lambda: self._others())
+        self._server: Server | None = None
+
+    def meet(self, others: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        """`others` says how every slow output fares."""
+        self._others = others
+
+    def open(self) -> None:
+        """Listen; OutputError if the port is not to be had, which is tried again."""
+        host, port = self._options.host, self._options.port
+        try:
+            self._server = Server(host, port, self._routes())
+        except OSError as error:
+            raise OutputError(
+                f"{host}:{port} cannot be listened on: {error.strerror}; another [monitor] port?"
+            ) from None
+
+    def emit(self, result: PartResult, picture: Picture | None) -> None:
+        """Count it."""
+        self._metrics.count(result)
+
+    def announce(self, state: StationState) -> None:
+        """The station's state changed, or its heart beat."""
+        self._health.announce(state)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _routes(self) -> dict[str, Route]:
+        return {"/metrics": self._show_metrics, "/health": self._show_health}
+
+    def _show_metrics(self, accept: str) -> Answer:
+        return Answer(*exposition(self._metrics, accept))
+
+    def _show_health(self, accept: str) -> Answer:
+        document = self._health.document(self._others())
+        return _json(document, 200 if document["healthy"] else 503)
+
+
+def _json(value: Any, status: int = 200) -> Answer:
+    return Answer(json.dumps(value).encode(), "application/json", status)
