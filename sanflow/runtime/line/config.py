@@ -6,10 +6,11 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ... import schema
 from ...errors import ConfigError, InputError
+from .source import Trigger
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,7 +67,7 @@ class SourceTable:
     """[source]: where frames come from."""
 
     uri: str = ""
-    trigger: Literal["free", "software", "external"] = "free"
+    trigger: Trigger = "free"
     """`software`: an output asks for each part (a PLC's register), the station triggers the camera;
     `external`: a light barrier triggers it; `free`: it runs by itself."""
     silence: str = ""

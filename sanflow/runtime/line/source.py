@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
+from typing import Literal
 
 from ...errors import SanflowError
 from .frame import Frame
+
+Trigger = Literal["free", "software", "external"]
 
 
 class SourceError(SanflowError):
@@ -32,6 +35,8 @@ class Source(ABC):
     One that is not live (a folder, a file) is read as fast as the engine takes it."""
     can_trigger: bool = False
     """Whether `trigger` asks the camera for one exposure."""
+    mode: Trigger = "free"
+    """What makes it expose; set before `open`."""
 
     def __init__(self, name: str) -> None:
         self.name = name

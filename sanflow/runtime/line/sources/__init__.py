@@ -1,15 +1,90 @@
-"""Where frames come from: one scheme, one file, one lazy import each."""
+"""Where frames come from: one scheme, one file, one lazy import each.
+
+A source's library is imported in its own file only, and that file only when it is asked for.
+"""
 
 from __future__ import annotations
 
-from ..source import Source, SourceError
+import difflib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....imaging import IMAGE_SUFFIXES
+from ..source import Source, SourceError, Trigger
+from .uri import redacted
 
 
-def open_source(uri: str) -> Source:
-    """The source that a URI names, not opened yet; SourceError says what is wrong with it."""
+@dataclass(frozen=True)
+class SourceKind:
+    """One entry of the registry; the file of a scheme has a function SCHEME_source(uri)."""
+
+    module: str
+    what: str
+    libraries: tuple[str, ...] = ()
+    """What Python imports, where it needs something beyond the core."""
+    extra: str = ""
+    """The extra that installs it."""
+
+
+SOURCES: dict[str, SourceKind] = {
+    "sim": SourceKind("sim", "a simulated camera"),
+    "folder": SourceKind("folder", "pictures in a folder"),
+    "video": SourceKind("video", "a video file", ("av",), "video"),
+    "rtsp": SourceKind("rtsp", "a network stream", ("av",), "video"),
+    "rtsps": SourceKind("rtsp", "an encrypted network stream", ("av",), "video"),
+    "v4l2": SourceKind("v4l2", "a camera of Video4Linux"),
+    "pylon": SourceKind("pylon", "a camera of Basler", ("pypylon",), "pylon"),
+    "genicam": SourceKind("genicam", "a GenTL producer", ("harvesters", "genicam"), "genicam"),
+    "aravis": SourceKind("aravis", "a GigE or USB3 Vision camera", ("gi",), "aravis"),
+}
+
+
+def open_source(uri: str, trigger: Trigger = "free") -> Source:
+    """The source that a URI names, not opened yet; `trigger` says what makes it expose.
+
+    Raises SourceError for an unknown scheme, a missing library, or a source that has no software
+    trigger where one is wanted; ConfigError for an option that is wrong.
+    """
     scheme, colon, _ = uri.partition(":")
-    if scheme == "sim" and colon:
-        from .sim import sim_source
+    scheme = scheme.lower()
+    if not colon or scheme not in SOURCES:
+        raise SourceError(f"{redacted(uri)}: {_advice(uri, scheme if colon else '')}")
+    kind = SOURCES[scheme]
+    require(scheme, *kind.libraries, extra=kind.extra)
+    module = importlib.import_module(f".{kind.module}", __name__)
+    source: Source = getattr(module, f"{kind.module}_source")(uri)
+    if trigger == "software" and not source.can_trigger:
+        raise SourceError(
+            f'{source.name}: has no software trigger; set [source] trigger = "free" or "external"'
+        )
+    source.mode = trigger
+    return source
 
-        return sim_source(uri)
-    raise SourceError(f"{uri}: no source has this scheme; give for example sim:noise?rate=20")
+
+def require(scheme: str, *libraries: str, extra: str, otherwise: str = "") -> None:
+    """Raises SourceError, with what to install, if one of the libraries is not there."""
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            hint = otherwise and f", or {otherwise}"
+            raise SourceError(
+                f"{scheme}: {library} is not installed; pip install 'sanflow[{extra}]'{hint}"
+            )
+
+
+def _advice(uri: str, scheme: str) -> str:
+    path = Path(uri)
+    if len(scheme) > 1:
+        near = difflib.get_close_matches(scheme, SOURCES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}:? There are " if near else "there are "
+    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return f"is no URI; pictures in a folder are folder:{path if path.is_dir() else 'PATH'}"
+    elif path.is_file():
+        return f"is no URI; a video file is video:{path}"
+    elif uri.startswith("/dev/video"):
+        return f"is no URI; a camera of Video4Linux is v4l2:{uri}"
+    else:
+        hint = "give for example folder:PATH; there are "
+    known = ", ".join(f"{name}:" for name in SOURCES)
+    return f"no source has this scheme; {hint}{known}"

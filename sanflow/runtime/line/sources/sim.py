@@ -10,21 +10,19 @@ goes. Each frame is noise of its own brightness, drawn from `seed` and the frame
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .... import imaging, schema
-from ....errors import ConfigError
+from .... import imaging
 from ..frame import Frame
 from ..source import EndOfSource, Source, SourceError
+from .uri import options, parse
 
 FREEZE = 20
 """Frames for which a frozen camera shows the same."""
@@ -199,23 +197,8 @@ def picture(options: Sim, index: int) -> NDArray[np.uint8]:
 
 def sim_source(uri: str, camera: Camera | None = None) -> SimSource:
     """The source that a sim: URI describes; ConfigError says what is wrong with it."""
-    _, _, query = uri.partition("?")
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    values = {name: _plain(name, text) for name, text in given.items()}
-    return SimSource(uri, schema.load(Sim, values, uri.partition("?")[0] or "sim"), camera)
-
-
-def _plain(name: str, text: str) -> object:
-    kinds = {field.name: field.type for field in dataclasses.fields(Sim)}
-    kind = kinds.get(name)
-    try:
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-    except ValueError:
-        raise ConfigError(f"sim: {name}={text!r} is not a number") from None
-    return text in ("1", "true", "yes") if kind == "bool" else text
+    address = parse(uri)
+    return SimSource(address.name, options(Sim, address), camera)
 
 
 def _size(text: str) -> tuple[int, int]:
