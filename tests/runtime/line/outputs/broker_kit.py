@@ -34,6 +34,13 @@ class Broker:
         self.config.write_text(f"user root\n{store}autosave_interval 1\n{listener}\n")
         self.process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Broker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         assert MOSQUITTO is not None
         self.process = subprocess.Popen(

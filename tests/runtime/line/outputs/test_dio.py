@@ -193,7 +193,8 @@ def test_a_gpio_chip_gets_its_lines_as_outputs_that_are_off(
         return Request()
 
     monkeypatch.setattr(gpiod, "request_lines", request_lines)
-    output = DioOutput(DioOptions("dio", str(chip), ok=4, ng=7, pulse_ms=1.0), Site(tmp_path))
+    options = DioOptions("dio", str(chip), ok=4, ng=7, pulse_ms=1.0, lag_ms=5000.0)
+    output = DioOutput(options, Site(tmp_path))
     output.open()
     output.emit(a_result(1), None)
     output.emit(a_result(3), None)

@@ -49,10 +49,8 @@ class Line:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    broker.start()
-    yield broker
-    broker.stop()
+    with Broker(tmp_path) as broker:
+        yield broker
 
 
 def once(results: list[dict[str, Any]]) -> list[int]:
@@ -172,34 +170,32 @@ def test_tls_with_user_and_password(tmp_path: Path) -> None:
     tool = shutil.which("mosquitto_passwd")
     assert tool is not None
     subprocess.run([tool, "-b", str(passwords), "line", "s3cret"], check=True)
-    broker = Broker(
-        tmp_path,
+    config = (
         f"cafile {ca}",
         f"certfile {certificate}",
         f"keyfile {key}",
         f"password_file {passwords}",
         "allow_anonymous false",
     )
-    broker.start()
-    subscriber = Subscriber(broker, ca=str(ca), username="line", password="s3cret")
-    (tmp_path / "word").write_text("s3cret\n")
-    (tmp_path / "wrong").write_text("other\n")
-    given = {"host": "localhost", "tls": True, "ca_file": str(ca), "username": "line"}
-    refused = Line(tmp_path, broker.port, password_file="wrong", **given)
-    eventually(lambda: "refuses" in refused.mqtt.health()["error"])
-    refused.emit(1, 5)
-    refused.close()
-    assert "other" not in refused.mqtt.health()["error"]
-    line = Line(tmp_path, broker.port, password_file="word", **given)
-    line.emit(6, 10)
-    eventually(lambda: len(once(subscriber.results())) == 10)
-    line.close()
-    # A broker that nobody vouches for gets nothing.
-    stranger = Line(tmp_path, broker.port, password_file="word", **{**given, "ca_file": ""})
-    assert not stranger.mqtt._connected.wait(1.5)
-    stranger.close()
-    subscriber.close()
-    broker.stop()
+    with Broker(tmp_path, *config) as broker:
+        subscriber = Subscriber(broker, ca=str(ca), username="line", password="s3cret")
+        (tmp_path / "word").write_text("s3cret\n")
+        (tmp_path / "wrong").write_text("other\n")
+        given = {"host": "localhost", "tls": True, "ca_file": str(ca), "username": "line"}
+        refused = Line(tmp_path, broker.port, password_file="wrong", **given)
+        eventually(lambda: "refuses" in refused.mqtt.health()["error"])
+        refused.emit(1, 5)
+        refused.close()
+        assert "other" not in refused.mqtt.health()["error"]
+        line = Line(tmp_path, broker.port, password_file="word", **given)
+        line.emit(6, 10)
+        eventually(lambda: len(once(subscriber.results())) == 10)
+        line.close()
+        # A broker that nobody vouches for gets nothing.
+        stranger = Line(tmp_path, broker.port, password_file="word", **{**given, "ca_file": ""})
+        assert not stranger.mqtt._connected.wait(1.5)
+        stranger.close()
+        subscriber.close()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ PARTS = 60
 
 LINE = """
 [line]
-deadline = "2s"
+deadline = "20s"
 [source]
 uri = "sim:noise?size=24x20&rate=200&corrupt=10"
 trigger = "software"
@@ -53,8 +53,11 @@ kind = "jsonl"
 @needs_mosquitto
 @pytest.mark.slow
 def test_a_plc_triggers_parts_and_everybody_hears_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    broker = Broker(tmp_path)
-    broker.start()
+    with Broker(tmp_path) as broker:
+        check(broker, bundle, tmp_path)
+
+
+def check(broker: Broker, bundle: Bundle, tmp_path: Path) -> None:
     subscriber = Subscriber(broker)
     port = free_port()
     config = tmp_path / "line.toml"
@@ -71,9 +74,7 @@ def test_a_plc_triggers_parts_and_everybody_hears_the_same(bundle: Bundle, tmp_p
         station.terminate()
         assert station.wait(60) == 0
     assert sorted(told) == list(range(1001, 1001 + 2 * PARTS))
-    reasons = {found["reason"] for found in told.values()}
-    assert reasons <= {"", "score", "incomplete"}
-    assert "incomplete" in reasons
+    assert {found["reason"] for found in told.values()} == {"", "score", "incomplete"}
 
     rows = [result for _, result in Store(out / "archive").after(0, 1000)]
     assert [row.part for row in rows] == sorted(told)
@@ -96,7 +97,6 @@ def test_a_plc_triggers_parts_and_everybody_hears_the_same(bundle: Bundle, tmp_p
     assert list(heard) == sorted(told)
     assert all(heard[row.part]["verdict"] == row.verdict for row in rows)
     subscriber.close()
-    broker.stop()
 
 
 def all_of(subscriber: Subscriber, told: dict[int, Any]) -> dict[int, dict[str, Any]] | None:
@@ -119,7 +119,7 @@ def plc(port: int, first: int = 1) -> dict[int, dict[str, Any]]:
         part = 1000 + number
         assert not master.write_registers(0, [number, part >> 16, part & 65535]).isError()
         found: dict[str, Any] = {}
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while found.get("part") != part and time.monotonic() < end:
             words = master.read_holding_registers(r.LATEST, count=r.RECORD).registers
             found = record(list(words), 0)
