@@ -109,7 +109,7 @@ class Case:
     """TOML of the outputs."""
     recorded: bool = False
     """Whether a file of the slow side must hold every result in the end."""
-    bundles: int = 1
+    bundles: int = 0
     """At least so many of them must have judged."""
     share: float = 1.0
     """Of the parts that other cases get; faults that take seconds get fewer."""
