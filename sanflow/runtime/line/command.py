@@ -13,12 +13,13 @@ from typing import Any
 
 from ...errors import InputError
 from . import config as line_config
+from .monitor import reference
 from .monitor.options import load_monitor
 from .output import StationState
 from .outputs import OUTPUTS, Site, check_outputs, load_options, make_outputs
 from .sources import open_source
 from .station import Station
-from .swap import prove
+from .swap import Judge, prove
 from .tally import Tally
 
 
@@ -57,11 +58,18 @@ def run_station(
     check_outputs(wanted, site)  # the slow process could only say it too late
     monitor = load_monitor(found.monitor, str(config or "line"))
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
+
+    def proven(path: str) -> Judge:
+        judge = prove(path, engine, threads, precision=precision)
+        if monitor is not None:
+            reference.keep(folder, judge)
+        return judge
+
     station = Station(
         bundle,
         found,
         folder,
-        prove=lambda path: prove(path, engine, threads, precision=precision),
+        prove=proven,
         make_source=make_source,
         outputs=make_outputs(wanted, site, fast=True),
         slow=slow or monitor is not None,

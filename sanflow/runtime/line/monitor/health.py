@@ -50,7 +50,7 @@ class Health:
             return f"no heartbeat for {self.silent:.0f} s: the engine stands still"
         return ""
 
-    def document(self, outputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def document(self, outputs: dict[str, dict[str, Any]], drift: dict[str, Any]) -> dict[str, Any]:
         """Plain values for the health page; `outputs` is how each of them fares."""
         state = self.state
         return {
@@ -63,5 +63,6 @@ class Health:
             "heartbeat_age_s": round(self.silent, 1),
             "queue": state.queue if state else 0,
             "bundle": state.bundle if state else "",
+            "drift": drift,
             "outputs": outputs,
         }

@@ -7,7 +7,7 @@ when somebody scrapes. Counters begin at zero with each life of the slow process
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..result import PartResult
+from .drift import Signal
 from .health import Health
 
 if TYPE_CHECKING:
@@ -31,14 +32,19 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 class Metrics:
     """A registry of its own: nothing of the process, only the station."""
 
-    def __init__(self, name: str, health: Health, outputs: Callable[[], dict[str, Any]]) -> None:
-        """`name` is what other machines call the station, `outputs` says how each output fares."""
+    def __init__(
+        self,
+        name: str,
+        health: Health,
+        outputs: Callable[[], dict[str, Any]],
+        drift: Callable[[], Mapping[Signal, tuple[bool, float]]],
+    ) -> None:
+        """`name` is what other machines call the station, `outputs` says how each output fares,
+        `drift` per signal whether it alarms and how much of an alarm its evidence is."""
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self.registry = CollectorRegistry()
-        self._name, self._health, self._outputs = name, health, outputs
-        self.drift: Callable[[], dict[str, tuple[bool, float]]] = dict
-        """Per signal whether it alarms, and its evidence as a share of what an alarm takes."""
+        self._name, self._health, self._outputs, self._drift = name, health, outputs, drift
         self._lock = Lock()
         self._scores: deque[float] = deque(maxlen=LATEST)
         self._last: PartResult | None = None
@@ -104,9 +110,9 @@ class Metrics:
         yield from self._of_outputs(Gauge)
         alarm = Gauge("sanflow_drift_alarm", "1 while the signal alarms", labels=["signal"])
         evidence = Gauge(
-            "sanflow_drift_evidence", "1 is an alarm; on a log scale", labels=["signal"]
+            "sanflow_drift_evidence", "Of an alarm: 1 raises it; on a log scale", labels=["signal"]
         )
-        for signal, (alarmed, amount) in self.drift().items():
+        for signal, (alarmed, amount) in self._drift().items():
             alarm.add_metric([signal], int(alarmed))
             evidence.add_metric([signal], amount)
         yield alarm

@@ -14,6 +14,7 @@ from .health import Health
 from .metrics import Metrics, exposition
 from .options import MonitorOptions
 from .server import Answer, Route, Server
+from .watch import Watch
 
 
 class MonitorOutput(Output):
@@ -24,7 +25,10 @@ class MonitorOutput(Output):
         self._options = options
         self._others: Callable[[], dict[str, dict[str, Any]]] = dict
         self._health = Health(seconds(options.stale))
-        self._metrics = Metrics(site.name, self._health, lambda: self._others())
+        self._watch = Watch(options, site.folder)
+        self._metrics = Metrics(
+            site.name, self._health, lambda: self._others(), self._watch.evidence
+        )
         self._server: Server | None = None
 
     def meet(self, others: Callable[[], dict[str, dict[str, Any]]]) -> None:
@@ -42,8 +46,9 @@ class MonitorOutput(Output):
             ) from None
 
     def emit(self, result: PartResult, picture: Picture | None) -> None:
-        """Count it."""
+        """Bring every view up to date."""
         self._metrics.count(result)
+        self._watch.look(result)
 
     def announce(self, state: StationState) -> None:
         """The station's state changed, or its heart beat."""
@@ -62,7 +67,7 @@ class MonitorOutput(Output):
         return Answer(*exposition(self._metrics, accept))
 
     def _show_health(self, accept: str) -> Answer:
-        document = self._health.document(self._others())
+        document = self._health.document(self._others(), self._watch.document())
         return _json(document, 200 if document["healthy"] else 503)
 
 

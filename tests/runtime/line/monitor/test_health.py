@@ -48,7 +48,7 @@ def test_it_is_healthy_exactly_if_ready_without_fault_and_beating(
     beating = now - beat <= 15.0
     working = state.state in ("Ready", "Running") and not state.fault
     assert (found.problem == "") == (beating and working)
-    assert found.document({})["healthy"] == (beating and working)
+    assert found.document({}, {})["healthy"] == (beating and working)
 
 
 def test_a_heart_that_stops_is_unhealthy_though_nobody_says_a_fault(tmp_path: Path) -> None:
@@ -102,6 +102,7 @@ def test_a_station_that_is_stopped_dead_is_not_healthy(bundle: Bundle, tmp_path:
             eventually(healthy, 60)
             assert health(port)[1]["outputs"]["csv:results"]["trouble"] == ""
             eventually(lambda: _judged(port) > 20, 60)
+            assert health(port)[1]["drift"]["calibration_parts"] > 0
             station.send_signal(signal.SIGSTOP)
             eventually(lambda: not healthy(), 30)
             assert "no heartbeat" in health(port)[1]["problem"]
