@@ -78,7 +78,7 @@ def _advice(uri: str, scheme: str) -> str:
     if len(scheme) > 1:
         near = difflib.get_close_matches(scheme, SOURCES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}:? There are " if near else "there are "
-    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    elif (uri and path.is_dir()) or path.suffix.lower() in IMAGE_SUFFIXES:
         return f"is no URI; pictures in a folder are folder:{path if path.is_dir() else 'PATH'}"
     elif path.is_file():
         return f"is no URI; a video file is video:{path}"

@@ -39,7 +39,10 @@ class Address:
 def parse(uri: str, mark: str = "?") -> Address:
     """The parts of a URI that has a scheme; options stand behind the first `mark`."""
     scheme, _, rest = uri.partition(":")
-    place, _, query = rest.partition(mark)
+    # A password may hold the mark, too, and would be told as an option that is not known.
+    login = rest.rfind("@") + 1 if mark == "#" else 0
+    place, _, query = rest[login:].partition(mark)
+    place = rest[:login] + place
     return Address(uri, scheme.lower(), place, dict(parse_qsl(query, keep_blank_values=True)))
 
 
