@@ -77,7 +77,8 @@ class Ledger:
     ) -> Entry | None:
         """Promise a verdict `deadline` after `begun`; None if this part waits for one already.
 
-        Without an id the part gets the number of its result. A part that is due before one that
+        Without an id the part gets the number of its result, or the next one that no open part
+        has. A part that is due before one that
         was opened earlier keeps its deadline: if it has to wait too long for its turn, it is a
         reject, and costs no other part its verdict.
         """
@@ -85,6 +86,8 @@ class Ledger:
             return None
         self.opened += 1
         number = self.opened if part is None else part
+        while number in self._open_parts:
+            number += 1
         entry = Entry(self.opened, number, begun, begun + self.deadline, frame, source)
         self.entries.append(entry)
         self._open_parts.add(number)
