@@ -78,9 +78,8 @@ class Ledger:
         """Promise a verdict `deadline` after `begun`; None if this part waits for one already.
 
         Without an id the part gets the number of its result, or the next one that no open part
-        has. A part that is due before one that
-        was opened earlier keeps its deadline: if it has to wait too long for its turn, it is a
-        reject, and costs no other part its verdict.
+        has. A part that is due before one that was opened earlier keeps its deadline: if it has
+        to wait too long for its turn, it is a reject, and costs no other part its verdict.
         """
         if part in self._open_parts:
             return None
