@@ -22,10 +22,9 @@ from ....errors import InputError
 from ..frame import Frame
 from ..source import Source, SourceError
 from .decode import Decoded, pictures
+from .delay import Delay
 from .uri import Address, options, parse, redacted
 
-DRIFT = 2e-4
-"""How far two clocks may run apart, in seconds per second; usual ones do by a tenth of it."""
 LONGEST_GAP = 1.5
 
 
@@ -44,24 +43,6 @@ class Rtsp:
     def __post_init__(self) -> None:
         if not 0 < self.timeout <= 60:
             raise ValueError(f"timeout={self.timeout:g}; expected seconds, at most 60")
-
-
-class Delay:
-    """How long pictures are held back, from the stream's clock and ours, which both drift."""
-
-    def __init__(self) -> None:
-        self._least = 0.0
-        self._at: float | None = None
-
-    def __call__(self, stream: float | None, now: float) -> float:
-        """Seconds more than the fastest pictures of late."""
-        if stream is None:
-            return 0.0
-        if self._at is None:
-            self._least, self._at = now - stream, now
-        self._least = min(self._least + DRIFT * (now - self._at), now - stream)
-        self._at = now
-        return now - stream - self._least
 
 
 class RtspSource(Source):
