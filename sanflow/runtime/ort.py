@@ -6,6 +6,8 @@ Settings, and why:
   and after the last one, which starves whatever else the inspection PC does (decoding, the PLC
   link);
 - deterministic kernels, one operator at a time: the same bits on every call;
+- INT8 around FP16 node by node, not as integer kernels: ONNX Runtime 1.31 then makes each bias an
+  integer by the product of two FP16 scales, which underflows (maps were off by half their range);
 - on the GPU no TF32, which would round FP32 products to 10 bits; and never the CPU in its place:
   ONNX Runtime goes on without a provider that it cannot load, so the session is asked.
 """
@@ -18,11 +20,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ..bundle.onnx_wire import fields
 from ..errors import EngineError
 from .engine import Engine, TensorSpec
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _ERRORS_ONLY = 3
+_HALF_SCALES = 19
+"""The first opset that has Q/DQ with FP16 scales, and used for nothing else."""
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -50,6 +55,8 @@ class OrtEngine(Engine):
         options.use_deterministic_compute = True
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        if _opset(graph) >= _HALF_SCALES:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session: Any = onnxruntime.InferenceSession(
             graph, options, providers=list(self.providers)
         )
@@ -100,6 +107,17 @@ class OrtCudaEngine(OrtEngine):
                 f"{', '.join(used)}; install CUDA and cuDNN of the versions that onnxruntime-gpu "
                 f"{onnxruntime.__version__} was built for, or use --engine onnxruntime"
             )
+
+
+def _opset(graph: bytes) -> int:
+    versions = [
+        value
+        for field, entry in fields(memoryview(graph), "model")
+        if field == 8 and isinstance(entry, memoryview)
+        for part, value in fields(entry, "opset")
+        if part == 2 and isinstance(value, int)
+    ]
+    return max(versions, default=0)
 
 
 def _spec(node: Any) -> TensorSpec:

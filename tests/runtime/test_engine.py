@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sanflow.errors import EngineError, InputError
 from sanflow.runtime import Engine, TensorSpec
@@ -227,3 +227,63 @@ def test_memory_is_given_back_once() -> None:
     engine.close()
     assert isinstance(engine, Stub)
     assert engine.released == 1
+
+
+def test_int8_around_fp16_keeps_scales_whose_product_underflows(tmp_path: Path) -> None:
+    """ONNX Runtime would make the bias an integer by their product, which FP16 does not hold."""
+    step, small, bias = np.float16(2e-4), np.float16(1e-4), np.float16(0.01)
+
+    def constant(name: str, values: NDArray[Any]) -> Any:
+        return numpy_helper.from_array(values, name)
+
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (1, 3, 3, 3)).astype(np.int8)
+    constants = [
+        constant("tiny", np.float32([1 / 255 / 50])),
+        constant("step", np.array(step)),
+        constant("zero", np.array(0, np.int8)),
+        constant("weights", weights),
+        constant("small", np.array([small])),
+        constant("zeros", np.zeros(1, np.int8)),
+        constant("bias", np.array([bias])),
+        constant("one", np.array([1], np.int64)),
+        constant("axes", np.array([1, 2], np.int64)),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "tiny"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "step", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["values"]),
+        helper.make_node("DequantizeLinear", ["weights", "small", "zeros"], ["kernel"], axis=0),
+        helper.make_node("Conv", ["values", "kernel", "bias"], ["product"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["product"], ["positive"]),
+        helper.make_node("QuantizeLinear", ["positive", "step", "zero"], ["again"]),
+        helper.make_node("DequantizeLinear", ["again", "step", "zero"], ["last"]),
+        helper.make_node("Cast", ["last"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Squeeze", ["wide", "one"], ["map"]),
+        helper.make_node("ReduceMax", ["map", "axes"], ["score"], keepdims=0),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])
+    outputs = [
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, [1]),
+        helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, HEIGHT, WIDTH]),
+    ]
+    graph = helper.make_graph(nodes, "scales", [image], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+    picture = rng.integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    half = (picture.astype(np.float32) / 255 / 50).astype(np.float16).astype(np.float32)
+    codes = np.clip(np.round(half / np.float32(step)), -128, 127) * np.float32(step)
+    padded = np.pad(codes[0].transpose(2, 0, 1), ((0, 0), (1, 1), (1, 1)))
+    kernel = weights[0].astype(np.float32) * np.float32(small)
+    product = sum(
+        kernel[c, y, x] * padded[c, y : y + HEIGHT, x : x + WIDTH]
+        for c in range(3)
+        for y in range(3)
+        for x in range(3)
+    )
+    with load_ort(model, tmp_path) as engine:
+        found = engine.infer(picture).map[0]
+    assert np.abs(found - np.maximum(product + np.float32(bias), 0)).max() <= 1.5 * float(step)
