@@ -14,7 +14,11 @@ from .health import Health
 from .metrics import Metrics, exposition
 from .options import MonitorOptions
 from .server import Answer, Route, Server
+from .summary import Summary, written
 from .watch import Watch
+
+DAYS = 31
+"""That are shown."""
 
 
 class MonitorOutput(Output):
@@ -29,6 +33,7 @@ class MonitorOutput(Output):
         self._metrics = Metrics(
             site.name, self._health, lambda: self._others(), self._watch.evidence
         )
+        self._summary = Summary(site.folder, options.keep_days)
         self._server: Server | None = None
 
     def meet(self, others: Callable[[], dict[str, dict[str, Any]]]) -> None:
@@ -47,21 +52,35 @@ class MonitorOutput(Output):
 
     def emit(self, result: PartResult, picture: Picture | None) -> None:
         """Bring every view up to date."""
+        if not self._summary.count(result):
+            return
         self._metrics.count(result)
-        self._watch.look(result)
+        for alarm in self._watch.look(result):
+            self._summary.alarm(alarm.signal)
+        self._summary.save()
 
     def announce(self, state: StationState) -> None:
         """The station's state changed, or its heart beat."""
         self._health.announce(state)
+        self._summary.announce(state)
+
+    def health(self) -> dict[str, Any]:
+        """What the disk did not take."""
+        return {"error": self._summary.trouble}
 
     def close(self) -> None:
-        """Listen no more."""
+        """Write the day's summary, listen no more."""
+        self._summary.save(force=True)
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def _routes(self) -> dict[str, Route]:
-        return {"/metrics": self._show_metrics, "/health": self._show_health}
+        return {
+            "/metrics": self._show_metrics,
+            "/health": self._show_health,
+            "/summary": self._show_summary,
+        }
 
     def _show_metrics(self, accept: str) -> Answer:
         return Answer(*exposition(self._metrics, accept))
@@ -69,6 +88,9 @@ class MonitorOutput(Output):
     def _show_health(self, accept: str) -> Answer:
         document = self._health.document(self._others(), self._watch.document())
         return _json(document, 200 if document["healthy"] else 503)
+
+    def _show_summary(self, accept: str) -> Answer:
+        return _json([written(day) for day in self._summary.days(DAYS)])
 
 
 def _json(value: Any, status: int = 200) -> Answer:

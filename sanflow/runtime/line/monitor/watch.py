@@ -10,7 +10,7 @@ from typing import Any
 
 from ..result import PartResult
 from . import reference
-from .drift import Drift, Signal
+from .drift import Alarm, Drift, Signal
 from .options import MonitorOptions
 
 WORDS: dict[Signal, str] = {
@@ -32,20 +32,19 @@ class Watch:
         self._who: tuple[str, str, float] | None = None
         self._drift: Drift | None = None
         self._lock = Lock()
-        self.begun = 0
-        """Alarms since the process began."""
 
-    def look(self, result: PartResult) -> None:
-        """One result; parts that nobody judged tell nothing."""
+    def look(self, result: PartResult) -> list[Alarm]:
+        """The alarms that begin with a result; parts that nobody judged tell nothing."""
         if result.score is None or not self._options.drift_parts:
-            return
+            return []
         who = (result.bundle, result.engine, result.threshold)
         with self._lock:
             if self._drift is None or who != self._who:
                 self._who, self._drift = who, self._begin(result)
-            for alarm in self._drift.add(result.score, result.part, result.created):
-                self.begun += 1
-                _log.warning("drift at part %d: %s", alarm.part, WORDS[alarm.signal])
+            begun = self._drift.add(result.score, result.part, result.created)
+        for alarm in begun:
+            _log.warning("drift at part %d: %s", alarm.part, WORDS[alarm.signal])
+        return begun
 
     def evidence(self) -> Mapping[Signal, tuple[bool, float]]:
         """As Drift.evidence; nothing while nobody looks."""
