@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from ..config import seconds
 from ..output import Output, OutputError, Picture, StationState
@@ -13,7 +15,8 @@ from ..result import PartResult
 from .health import Health
 from .metrics import Metrics, exposition
 from .options import MonitorOptions
-from .server import Answer, Route, Server
+from .page import FILES, Board, read
+from .server import Answer, Request, Route, Server
 from .summary import Summary, written
 from .watch import Watch
 
@@ -26,13 +29,14 @@ class MonitorOutput(Output):
 
     def __init__(self, options: MonitorOptions, site: Site) -> None:
         super().__init__("monitor")
-        self._options = options
+        self._options, self._name = options, site.name
         self._others: Callable[[], dict[str, dict[str, Any]]] = dict
         self._health = Health(seconds(options.stale))
         self._watch = Watch(options, site.folder)
         self._metrics = Metrics(
             site.name, self._health, lambda: self._others(), self._watch.evidence
         )
+        self._board = Board(site.folder)
         self._summary = Summary(site.folder, options.keep_days)
         self._server: Server | None = None
 
@@ -55,6 +59,7 @@ class MonitorOutput(Output):
         if not self._summary.count(result):
             return
         self._metrics.count(result)
+        self._board.count(result, picture)
         for alarm in self._watch.look(result):
             self._summary.alarm(alarm.signal)
         self._summary.save()
@@ -76,21 +81,44 @@ class MonitorOutput(Output):
             self._server = None
 
     def _routes(self) -> dict[str, Route]:
+        files: dict[str, Route] = {
+            path: partial(_file, read(name), content) for path, (name, content) in FILES.items()
+        }
         return {
+            **files,
+            "/now": self._show_now,
+            "/reject.png": self._show_reject,
             "/metrics": self._show_metrics,
             "/health": self._show_health,
             "/summary": self._show_summary,
         }
 
-    def _show_metrics(self, accept: str) -> Answer:
-        return Answer(*exposition(self._metrics, accept))
+    def _show_metrics(self, request: Request) -> Answer:
+        return Answer(*exposition(self._metrics, request.accept))
 
-    def _show_health(self, accept: str) -> Answer:
+    def _show_health(self, request: Request) -> Answer:
         document = self._health.document(self._others(), self._watch.document())
         return _json(document, 200 if document["healthy"] else 503)
 
-    def _show_summary(self, accept: str) -> Answer:
+    def _show_now(self, request: Request) -> Answer:
+        health = self._health.document(self._others(), self._watch.document())
+        today = self._summary.today()
+        return _json(
+            {"station": self._name, "health": health, "today": today, **self._board.document()}
+        )
+
+    def _show_reject(self, request: Request) -> Answer:
+        picture = self._board.picture(unquote(request.query))
+        if picture is None:
+            return Answer(b"another part was rejected meanwhile\n", "text/plain", 404)
+        return Answer(picture, "image/png")
+
+    def _show_summary(self, request: Request) -> Answer:
         return _json([written(day) for day in self._summary.days(DAYS)])
+
+
+def _file(body: bytes, content: str, request: Request) -> Answer:
+    return Answer(body, content)
 
 
 def _json(value: Any, status: int = 200) -> Answer:

@@ -1,4 +1,4 @@
-"""What the monitor has to know of a bundle: its calibration scores, left behind where it judges.
+"""What the monitor has to know of a bundle, left behind where it judges.
 
     references/HASH.json    one file per bundle and engine that ever judged here
 
@@ -12,8 +12,11 @@ import hashlib
 import json
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from .... import schema
+from ....errors import ConfigError
 from ..swap import Judge
 
 MOST = 50
@@ -22,13 +25,26 @@ MOST = 50
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Of one graph."""
+
+    scores: tuple[float, ...]
+    """Of the calibration parts."""
+    display_low: float
+    """Where a heat map begins to glow."""
+    display_high: float
+
+
 def keep(folder: Path, judge: Judge) -> None:
-    """Leave a judge's calibration scores in the station's folder, if the disk takes them."""
+    """Leave a judge's reference in the station's folder, if the disk takes it."""
     path = _path(folder, judge.digest, judge.name)
     part = path.with_suffix(".part")
+    graph = judge.engine.graph
+    known = Reference(graph.scores, graph.decision.display_low, graph.decision.display_high)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(judge.engine.graph.scores), "ascii")
+        part.write_text(json.dumps(schema.dump(known)), "ascii")
         os.replace(part, path)
         files = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime)
         for old in files[:-MOST]:
@@ -37,13 +53,13 @@ def keep(folder: Path, judge: Judge) -> None:
         _log.warning("%s: %s; nobody looks for drift", path, error.strerror)
 
 
-def scores(folder: Path, bundle: str, engine: str) -> list[float]:
-    """Of the calibration parts, as the results name bundle and engine; none if nobody left them."""
+def find(folder: Path, bundle: str, engine: str) -> Reference | None:
+    """Of the bundle and engine as results name them; None if nobody left it."""
     try:
         found = json.loads(_path(folder, bundle, engine).read_text("ascii"))
-        return [float(score) for score in found]
-    except (OSError, ValueError, TypeError):
-        return []
+        return schema.load(Reference, found)
+    except (OSError, ValueError, ConfigError):
+        return None
 
 
 def _path(folder: Path, bundle: str, engine: str) -> Path:

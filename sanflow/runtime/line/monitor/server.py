@@ -18,6 +18,11 @@ MOST = 16
 PATIENCE = 10.0
 """Seconds for a request to come, and for an answer to be taken."""
 
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self'; script-src 'self'; style-src 'self'"
+)
+"""What a browser may load for a page of ours: nothing from anywhere else."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,8 +35,17 @@ class Answer:
     status: int = 200
 
 
-Route = Callable[[str], Answer]
-"""Given the request's Accept header."""
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    query: str
+    """What stands behind the question mark."""
+    accept: str
+    """Formats that the answer may have, as the header says them."""
+
+
+Route = Callable[[Request], Answer]
 
 
 class Server:
@@ -80,13 +94,14 @@ def _handler(routes: Mapping[str, Route]) -> type[BaseHTTPRequestHandler]:
         server_version, sys_version = "sanflow", ""
 
         def do_GET(self) -> None:
-            route = routes.get(urlsplit(self.path).path)
+            asked = urlsplit(self.path)
+            route = routes.get(asked.path)
             if route is None:
                 known = ", ".join(routes)
                 answer = Answer(f"no such page; there are {known}\n".encode(), "text/plain", 404)
             else:
                 try:
-                    answer = route(self.headers.get("Accept", ""))
+                    answer = route(Request(asked.query, self.headers.get("Accept", "")))
                 except Exception:
                     _log.exception("%s failed", self.path)
                     answer = Answer(b"this page failed; the log says why\n", "text/plain", 500)
@@ -100,7 +115,7 @@ def _handler(routes: Mapping[str, Route]) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(answer.body)))
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
-            self.send_header("X-Frame-Options", "SAMEORIGIN")
+            self.send_header("Content-Security-Policy", POLICY)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from .... import schema
@@ -101,6 +102,7 @@ class Summary:
         """`folder` is the station's; files beyond `keep_days` are removed, the oldest first."""
         self._folder, self._keep = folder / "summary", keep_days
         self._day: Day | None = None
+        self._lock = RLock()
         self._saved_at = -math.inf
         self._fault = ""
         self.trouble = ""
@@ -109,24 +111,27 @@ class Summary:
 
     def count(self, result: PartResult) -> bool:
         """Add one verdict; False if it was counted already."""
-        counted = self._on(result.created[:10]).count(result)
-        self._changed |= counted
-        return counted
+        with self._lock:
+            counted = self._on(result.created[:10]).count(result)
+            self._changed |= counted
+            return counted
 
     def announce(self, state: StationState) -> None:
         """A fault that the station did not say before is counted."""
-        if state.fault and state.fault != self._fault:
-            day = self._day or self._on(datetime.now(timezone.utc).strftime("%Y-%m-%d"))
-            known = state.fault in day.faults or len(day.faults) < MOST_FAULTS
-            _add(day.faults, state.fault if known else "others")
-            self._changed = True
-        self._fault = state.fault
+        with self._lock:
+            if state.fault and state.fault != self._fault:
+                day = self._day or self._on(datetime.now(timezone.utc).strftime("%Y-%m-%d"))
+                known = state.fault in day.faults or len(day.faults) < MOST_FAULTS
+                _add(day.faults, state.fault if known else "others")
+                self._changed = True
+            self._fault = state.fault
 
     def alarm(self, signal: str) -> None:
         """A signal of drift began."""
-        if self._day is not None:
-            _add(self._day.drift, signal)
-            self._changed = True
+        with self._lock:
+            if self._day is not None:
+                _add(self._day.drift, signal)
+                self._changed = True
 
     def save(self, *, force: bool = False) -> None:
         """Write today's file if it is time to; see `trouble` if the disk does not take it."""
@@ -149,6 +154,11 @@ class Summary:
             self.trouble = f"{path}: {error.strerror}"
         else:
             self.trouble, self._changed = "", False
+
+    def today(self) -> dict[str, Any]:
+        """As `written`: the day of the last verdict, or of a fault; empty before there was one."""
+        with self._lock:
+            return written(self._day or Day(""))
 
     def days(self, most: int) -> Iterator[Day]:
         """The latest days, the latest first."""

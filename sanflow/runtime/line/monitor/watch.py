@@ -61,7 +61,8 @@ class Watch:
             return {"calibration_parts": drift.calibrated, "alarms": alarms}
 
     def _begin(self, result: PartResult) -> Drift:
-        scores = reference.scores(self._folder, result.bundle, result.engine)
+        known = reference.find(self._folder, result.bundle, result.engine)
+        scores = known.scores if known is not None else ()
         if not scores:
             _log.warning(
                 "no calibration scores of bundle %s: only the share of rejects is looked at",

@@ -122,7 +122,8 @@ def test_evidence_is_shiryaev_and_roberts_sum() -> None:
 
 
 def judge(scores: list[float], digest: str, name: str) -> Any:
-    graph = SimpleNamespace(scores=tuple(scores))
+    decision = SimpleNamespace(display_low=0.0, display_high=1.0)
+    graph = SimpleNamespace(scores=tuple(scores), decision=decision)
     return SimpleNamespace(digest=digest, name=name, engine=SimpleNamespace(graph=graph))
 
 
@@ -141,13 +142,14 @@ def test_each_bundle_is_compared_with_its_own_calibration(tmp_path: Path) -> Non
     assert watch.document()["calibration_parts"] == 0
 
 
-def test_a_reference_that_is_no_scores_is_none(tmp_path: Path) -> None:
+def test_a_reference_that_is_something_else_is_none(tmp_path: Path) -> None:
     reference.keep(tmp_path, judge([1.0], "a", "b"))
     (path,) = (tmp_path / "references").iterdir()
-    assert reference.scores(tmp_path, "a", "b") == [1.0]
-    for text in ("[1.0", '{"a": 1}', "[null]", '["x"]'):
+    assert reference.find(tmp_path, "a", "b") == reference.Reference((1.0,), 0.0, 1.0)
+    assert reference.find(tmp_path, "a", "c") is None
+    for text in ("{", "[1.0]", '{"scores": [1.0]}', '{"scores": 1, "display_low": 0}'):
         path.write_text(text)
-        assert reference.scores(tmp_path, "a", "b") == []
+        assert reference.find(tmp_path, "a", "b") is None
 
 
 def test_an_alarm_is_seen_in_health_and_metrics_and_is_no_fault(tmp_path: Path) -> None:
