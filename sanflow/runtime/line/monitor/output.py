@@ -110,7 +110,7 @@ class MonitorOutput(Output):
     def _show_reject(self, request: Request) -> Answer:
         picture = self._board.picture(unquote(request.query))
         if picture is None:
-            return Answer(b"another part was rejected meanwhile\n", "text/plain", 404)
+            return Answer(b"no such reject, or too many others since\n", "text/plain", 404)
         return Answer(picture, "image/png")
 
     def _show_summary(self, request: Request) -> Answer:

@@ -22,6 +22,8 @@ from . import reference
 
 LATEST = 20
 """Verdicts that are shown."""
+REJECTS = 4
+"""Whose pictures are kept: on a fast line others come while a page asks for the last one."""
 FILES = {
     "/": ("operator.html", "text/html; charset=utf-8"),
     "/operator.js": ("operator.js", "text/javascript; charset=utf-8"),
@@ -39,7 +41,7 @@ class Board:
         self._folder = folder
         self._lock = Lock()
         self._latest: deque[PartResult] = deque(maxlen=LATEST)
-        self._reject: tuple[PartResult, Picture | None] | None = None
+        self._rejects: deque[tuple[PartResult, Picture | None]] = deque(maxlen=REJECTS)
         self._drawn: tuple[str, bytes] = "", b""
 
     def count(self, result: PartResult, picture: Picture | None) -> None:
@@ -47,33 +49,34 @@ class Board:
         with self._lock:
             self._latest.appendleft(result)
             if result.verdict == "NG":
-                self._reject = result, picture
+                self._rejects.appendleft((result, picture))
 
     def document(self) -> dict[str, Any]:
         """Plain values for the page."""
         with self._lock:
-            latest, reject = list(self._latest), self._reject
+            latest, rejects = list(self._latest), list(self._rejects)
         shown = None
-        if reject is not None:
-            key = "" if reject[1] is None else _key(reject[0])
-            shown = {**_shown(reject[0]), "picture": key}
+        if rejects:
+            reject, picture = rejects[0]
+            shown = {**_shown(reject), "picture": "" if picture is None else _key(reject)}
         engine = latest[0].engine if latest else ""
         return {"latest": [_shown(r) for r in latest], "reject": shown, "engine": engine}
 
     def picture(self, key: str) -> bytes | None:
-        """The last reject as PNG; None if `key` is not its key: another one came meanwhile."""
+        """A reject's picture as PNG; None if too many others came meanwhile."""
         with self._lock:
-            reject, drawn = self._reject, self._drawn
-        if reject is None or reject[1] is None or _key(reject[0]) != key:
-            return None
-        if drawn[0] != key:
-            drawn = key, imaging.encode_png(self._draw(*reject))
-            with self._lock:
-                self._drawn = drawn
-        return drawn[1]
+            rejects, drawn = list(self._rejects), self._drawn
+        if drawn[0] == key:
+            return drawn[1]
+        for result, picture in rejects:
+            if _key(result) == key and picture is not None:
+                drawn = key, imaging.encode_png(self._draw(result, picture))
+                with self._lock:
+                    self._drawn = drawn
+                return drawn[1]
+        return None
 
-    def _draw(self, result: PartResult, picture: Picture | None) -> NDArray[np.uint8]:
-        assert picture is not None
+    def _draw(self, result: PartResult, picture: Picture) -> NDArray[np.uint8]:
         known = reference.find(self._folder, result.bundle, result.engine)
         if picture.map is None or known is None:
             return picture.image
