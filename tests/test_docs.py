@@ -106,6 +106,7 @@ def place(
         "docs/training.md",
         "docs/deployment.md",
         "docs/line.md",
+        pytest.param("docs/sources.md", marks=pytest.mark.slow),
         pytest.param("docs/precision.md", marks=pytest.mark.slow),
         pytest.param("docs/tensorrt.md", marks=pytest.mark.slow),
     ],
