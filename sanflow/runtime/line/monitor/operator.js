@@ -15,6 +15,7 @@ function show(now) {
     if (output.trouble) notes.push(`${name}: ${output.trouble}`);
   }
   at("notes").replaceChildren(...notes.filter(Boolean).map((text) => make("li", text)));
+  at("date").textContent = day.date ? `${day.date} UTC` : "Today";
   at("parts").textContent = day.parts;
   at("ok").textContent = day.ok;
   at("ng").textContent = day.ng;

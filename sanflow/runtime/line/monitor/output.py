@@ -68,6 +68,7 @@ class MonitorOutput(Output):
         """The station's state changed, or its heart beat."""
         self._health.announce(state)
         self._summary.announce(state)
+        self._summary.save()
 
     def health(self) -> dict[str, Any]:
         """What the disk did not take."""

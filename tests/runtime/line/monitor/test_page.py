@@ -65,6 +65,7 @@ def test_the_page_shows_state_counts_verdicts_and_the_last_reject(tmp_path: Path
         "12",
         "37.5 %",
     ]
+    assert text(document, "date") == "2026-01-31 UTC"
     assert text(document, "reasons") == "11 score, 1 deadline"
     assert "journal: disk full" in text(document, "notes")
     assert "&lt;b&gt;refused&lt;/b&gt;" in text(document, "notes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def test_faults_are_counted_when_they_begin(tmp_path: Path) -> None:
     assert len(day["faults"]) == summary.MOST_FAULTS + 1
     assert sum(day["faults"].values()) == 3 + 2 * summary.MOST_FAULTS
     assert day["drift"] == {"rising": 1}
+
+
+def test_the_last_parts_are_written_with_the_next_heartbeat(tmp_path: Path) -> None:
+    with monitor(tmp_path) as (made, _):
+        made.emit(part(1, ""), None)
+        made.emit(part(2, ""), None)
+        time.sleep(1.1 * summary.SAVE)
+        made.announce(a_state())
+        assert file(tmp_path, "2026-03-01")["parts"] == 2
 
 
 def test_the_days_are_served_and_results_that_come_again_change_nothing(tmp_path: Path) -> None:
