@@ -102,6 +102,8 @@ class Events:
 
     def take(self, timeout: float) -> list[Arrival]:
         """What arrived, after `timeout` seconds at most."""
+        if not all(thread.is_alive() for thread in (self._observer, *self._observer.emitters)):
+            raise OSError(0, "the kernel's events have ended")
         found = []
         try:
             found.append(

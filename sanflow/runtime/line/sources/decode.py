@@ -8,8 +8,10 @@ a network must be one that corrects its errors (TCP).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import av
@@ -27,21 +29,38 @@ class Decoded:
     time: float | None
     """Seconds of the stream's clock."""
     problem: str = ""
+    lost: int = 0
+    """Pictures before it that never came."""
 
 
-def pictures(container: Any, longest_gap: float | None = None) -> Iterator[Decoded]:
+class Pace:
+    """How many pictures are missing, in a stream of equal intervals; what is usual is learnt."""
+
+    def __init__(self) -> None:
+        self._intervals: deque[float] = deque(maxlen=25)
+        self._before: float | None = None
+
+    def __call__(self, time: float | None) -> int:
+        """Pictures that are missing between the one before and this one."""
+        before, self._before = self._before, time
+        if before is None or time is None or time <= before:
+            return 0
+        usual = median(self._intervals) if len(self._intervals) >= 5 else time - before
+        self._intervals.append(time - before)
+        return max(0, round((time - before) / usual) - 1)
+
+
+def pictures(container: Any, *, steady: bool = False) -> Iterator[Decoded]:
     """The pictures of an open container, from its first key picture on.
 
-    With `longest_gap` (in intervals of the stream's rate), a longer one is a loss. Raises what the
-    demultiplexer does when the container is lost.
+    Where the stream is steady, a gap is a loss. Raises what the demultiplexer does when the
+    container is lost.
     """
     stream = container.streams.video[0]
     # Decoding whole pictures in parallel would hold each back until the next ones came.
     stream.thread_type = "SLICE"
     stream.codec_context.options = _STRICT
-    rate = stream.average_rate or stream.guessed_rate
-    limit = longest_gap / float(rate) if longest_gap and rate else None
-    begun, problem, before = False, "", None
+    begun, problem, pace = False, "", Pace()
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -49,22 +68,20 @@ def pictures(container: Any, longest_gap: float | None = None) -> Iterator[Decod
             problem = "the picture is damaged"
             if begun:
                 time = None if packet.pts is None else float(packet.pts * packet.time_base)
-                yield Decoded(None, time, problem)
-                before = time
+                yield Decoded(None, time, problem, pace(time) if steady else 0)
             continue
         for frame in frames:
             begun = begun or frame.key_frame
             if not begun:
                 continue
-            if limit and before is not None and frame.time is not None:
-                lost = not 0 < frame.time - before < limit
-                problem = "pictures were lost on the way" if lost else problem
-            before = frame.time
+            lost = pace(frame.time) if steady else 0
+            if lost:
+                problem = "pictures were lost on the way"
             if frame.is_corrupt:
                 problem = "the picture is damaged"
             elif frame.key_frame:
                 problem = ""
             if problem:
-                yield Decoded(None, frame.time, f"{problem}; so is what builds on it")
+                yield Decoded(None, frame.time, f"{problem}; this one builds on it", lost)
             else:
-                yield Decoded(frame.to_ndarray(format="rgb24"), frame.time)
+                yield Decoded(frame.to_ndarray(format="rgb24"), frame.time, "", lost)

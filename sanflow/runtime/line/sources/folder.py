@@ -61,6 +61,7 @@ class FolderSource(Source):
         self._read: dict[Path, State | None] = {}
         """The last file that was read, by its name: it may be renamed afterwards."""
         self._watch: Watch | None = None
+        self._identity = 0
         self._count = 0
 
     def open(self) -> None:
@@ -68,6 +69,7 @@ class FolderSource(Source):
         if not self._folder.is_dir():
             raise SourceError(f"{self.name}: there is no folder {self._folder}; check the path")
         try:
+            self._identity = self._folder.stat().st_ino
             if self._done is not None:
                 self._done.mkdir(parents=True, exist_ok=True)
                 if self._done.samefile(self._folder):
@@ -88,8 +90,6 @@ class FolderSource(Source):
                 return self._frame(self._waiting.popleft())
             if self._watch is None:
                 raise EndOfSource
-            if not self._folder.is_dir():
-                raise SourceError(f"{self.name}: the folder {self._folder} is gone")
             if time.monotonic() >= end:
                 return None
 
@@ -124,9 +124,11 @@ class FolderSource(Source):
         if self._watch is None:
             return
         try:
+            if self._folder.stat().st_ino != self._identity:
+                raise SourceError(f"{self.name}: the folder {self._folder} was replaced")
             arrivals = self._watch.take(timeout)
         except OSError as error:
-            raise SourceError(f"{self.name}: cannot be listed: {error.strerror}") from None
+            raise SourceError(f"{self.name}: can no longer be watched: {error.strerror}") from None
         for arrival in arrivals:
             self._line_up(arrival)
 

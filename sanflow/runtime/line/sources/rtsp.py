@@ -25,8 +25,6 @@ from .decode import Decoded, pictures
 from .delay import Delay
 from .uri import Address, options, parse, redacted
 
-LONGEST_GAP = 1.5
-
 
 @dataclass(frozen=True)
 class Rtsp:
@@ -71,8 +69,7 @@ class RtspSource(Source):
             ) from None
         if not self._container.streams.video:
             raise SourceError(f"{self.name}: there is no video in this stream")
-        gap = LONGEST_GAP if self._asked.steady else None
-        self._pictures = pictures(self._container, gap)
+        self._pictures = pictures(self._container, steady=self._asked.steady)
         self._delay = Delay()
 
     def read(self, timeout: float) -> Frame | None:
@@ -84,7 +81,7 @@ class RtspSource(Source):
         except (av.error.FFmpegError, OSError) as error:
             raise SourceError(f"{self.name}: {self._reason(error)}") from None
         now = time.monotonic()
-        self._count += 1
+        self._count += 1 + found.lost
         return Frame(
             found.image,
             "ok" if found.image is not None else "incomplete",

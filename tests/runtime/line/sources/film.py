@@ -9,21 +9,26 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from sanflow.runtime.line.frame import Frame
+
 SIDE, RATE, GROUP = 64, 25, 10
 """Every tenth picture can be decoded by itself."""
 
 
-def picture(number: int) -> NDArray[np.uint8]:
+def picture(index: int) -> NDArray[np.uint8]:
     """Its number, 0 to 255, as eight stripes of black or white over noise that moves."""
-    image = np.random.default_rng(number).integers(96, 160, (SIDE, SIDE, 3), np.uint8)
+    image = np.random.default_rng(index).integers(96, 160, (SIDE, SIDE, 3), np.uint8)
     for bit in range(8):
-        image[8 * bit : 8 * bit + 8, : SIDE // 2] = 235 if number >> bit & 1 else 16
+        image[8 * bit : 8 * bit + 8, : SIDE // 2] = 235 if index >> bit & 1 else 16
     return image
 
 
-def number_of(image: NDArray[Any]) -> int:
-    """The number of a picture that was decoded."""
-    return sum((image[8 * bit + 2 : 8 * bit + 6, 4:24].mean() > 127) << bit for bit in range(8))
+def number(frame: Frame) -> int | None:
+    """The number of a picture that was decoded; None if there is none."""
+    if frame.image is None:
+        return None
+    rows = (frame.image[8 * bit + 2 : 8 * bit + 6, 4:24] for bit in range(8))
+    return sum(int(row.mean() > 127) << bit for bit, row in enumerate(rows))
 
 
 def _stream(container: Any) -> Any:
@@ -43,8 +48,8 @@ def write(path: Path, count: int) -> None:
     """A film of so many pictures."""
     with av.open(str(path), "w") as container:
         stream = _stream(container)
-        for number in range(count):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24")):
+        for index in range(count):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture(index), "rgb24")):
                 container.mux(packet)
         container.mux(stream.encode())
 
@@ -54,7 +59,7 @@ def packets(count: int, folder: Path) -> list[bytes]:
     with av.open(str(folder / "unused.h264"), "w") as container:
         stream = _stream(container)
         found = []
-        for number in range(count):
-            made = stream.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24"))
+        for index in range(count):
+            made = stream.encode(av.VideoFrame.from_ndarray(picture(index), "rgb24"))
             found += [bytes(packet) for packet in made]
         return found + [bytes(packet) for packet in stream.encode()]

@@ -24,6 +24,8 @@ class RtspServer:
         """Nothing is sent; when it is cleared, all of what was held back at once."""
         self.lost: set[int] = set()
         """Pictures that are not sent."""
+        self.sent = 0
+        """The picture that was sent last."""
         self.requests: list[str] = []
         self._stop = threading.Event()
         self._clients: list[socket.socket] = []
@@ -104,6 +106,7 @@ class RtspServer:
             index = number % len(self._packets)
             if number in self.lost:
                 continue
+            self.sent = number
             for last, payload in _payloads(self._packets[index]):
                 stamp = (number * 90000 // RATE) & 0xFFFFFFFF
                 header = struct.pack(

@@ -172,10 +172,19 @@ def test_many_at_once_are_all_there(hot: Source, inbox: Path) -> None:
     assert hot.read(0.2) is None
 
 
-def test_a_folder_that_goes_away_is_a_lost_source(hot: Source, inbox: Path) -> None:
-    inbox.rmdir()
-    with pytest.raises(SourceError, match="is gone"):
-        hot.read(0.1)
+@pytest.mark.parametrize("watch", ["events", "poll"])
+def test_a_folder_that_goes_away_is_a_lost_source(watch: str, inbox: Path) -> None:
+    with open_source(f"folder:{inbox}?watch={watch}") as source:
+        inbox.rename(inbox.with_name("away"))
+        with pytest.raises(SourceError, match="can no longer be watched: No such file"):
+            source.read(0.1)
+        inbox.mkdir()
+        with pytest.raises(SourceError, match="was replaced"):
+            source.read(0.1)
+        source.close()
+        source.open()
+        (inbox / "1.png").write_bytes(png(1))
+        assert value(source.read(3.0)) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from sanflow.errors import InputError
+from sanflow.runtime.line.frame import Frame, missed
 from sanflow.runtime.line.source import Source, SourceError
 from sanflow.runtime.line.sources import open_source
 
@@ -32,13 +34,14 @@ def server(packets: list[bytes]) -> Iterator[RtspServer]:
     made.close()
 
 
+def read(source: Source) -> Frame:
+    frame = source.read(1.0)
+    assert frame is not None
+    return frame
+
+
 def numbers(source: Source, count: int) -> list[int | None]:
-    found: list[int | None] = []
-    while len(found) < count:
-        frame = source.read(1.0)
-        if frame is not None:
-            found.append(None if frame.image is None else film.number_of(frame.image))
-    return found
+    return [film.number(read(source)) for _ in range(count)]
 
 
 def test_each_picture_once_and_in_order(server: RtspServer) -> None:
@@ -51,16 +54,22 @@ def test_each_picture_once_and_in_order(server: RtspServer) -> None:
     assert "/stream?channel=1" in server.requests[0]
 
 
-def test_pictures_after_a_loss_are_not_believed(server: RtspServer) -> None:
-    server.lost = {43}
+def test_a_lost_picture_is_a_gap_and_what_builds_on_it_is_not_believed(
+    server: RtspServer,
+) -> None:
     with open_source(f"rtsp://127.0.0.1:{server.port}/stream") as source:
-        found = numbers(source, 45)
-    begin = found[0]
+        frames = [read(source) for _ in range(8)]
+        key = (server.sent // film.GROUP + 2) * film.GROUP
+        server.lost = {key + 3, key + 4}
+        while film.number(frames[-1]) != key + 12:
+            frames.append(read(source))
+    seen = [film.number(frame) for frame in frames]
+    begin = seen[0]
     assert begin is not None
-    assert begin < 43, "it began too late to see the loss"
-    after = found[43 - begin :]
-    assert after[:6] == [None] * 6  # 44 to 49 build on 43
-    assert after[6:] == list(range(50, 50 + len(after) - 6))
+    believed = [*range(begin, key + 3), *[None] * 5, key + 10, key + 11, key + 12]
+    assert seen == believed  # 5 to 9 build on 4
+    gaps = [missed(a, b) for a, b in pairwise(frames)]
+    assert gaps == [2 * (n == key + 2) for n in seen[:-1]]
 
 
 def test_a_frozen_stream_is_lost_in_time(server: RtspServer) -> None:
@@ -92,9 +101,8 @@ def test_what_was_held_back_is_not_new(server: RtspServer) -> None:
         server.frozen.clear()
         ages = []
         for _ in range(30):
-            frame = source.read(1.0)
-            assert frame is not None
-            ages.append(time.monotonic() - frame.received)
+            received = read(source).received
+            ages.append(time.monotonic() - received)
     assert 0.5 < max(ages) < 3
     assert ages[-1] < max(ages) - 0.4
 

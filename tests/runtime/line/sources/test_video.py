@@ -28,7 +28,7 @@ def frames_of(uri: str) -> list[Frame]:
 
 
 def numbers(frames: list[Frame]) -> list[int | None]:
-    return [None if frame.image is None else film.number_of(frame.image) for frame in frames]
+    return [film.number(frame) for frame in frames]
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "avi"])
