@@ -71,7 +71,8 @@ def _regions_table(outcome: Outcome, of: str) -> Table:
         tried = [t for (name, _), t in alone.items() if name == region]
         rows.append((region, precision, *_cost(tried[-1] if tried else None)))
     columns = ("region", "precision", "tried alone in", "times as fast", "share of the contract")
-    return Table(f"Precision by region{of}", columns, tuple(rows))
+    shown = len(columns) if alone else 2
+    return Table(f"Precision by region{of}", columns[:shown], tuple(row[:shown] for row in rows))
 
 
 def _gate_table(losses: Sequence[Loss], contract: Contract, of: str) -> Table:
