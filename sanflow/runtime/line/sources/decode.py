@@ -50,6 +50,12 @@ class Pace:
         return max(0, round((time - before) / usual) - 1)
 
 
+def has_pictures(container: Any) -> bool:
+    """Whether an open container has a video stream, in a format that can be decoded."""
+    streams = container.streams.video
+    return bool(streams) and streams[0].codec_context is not None
+
+
 def pictures(container: Any, *, steady: bool = False) -> Iterator[Decoded]:
     """The pictures of an open container, from its first key picture on.
 

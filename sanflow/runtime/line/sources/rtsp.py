@@ -21,7 +21,7 @@ import av
 from ....errors import InputError
 from ..frame import Frame
 from ..source import Source, SourceError
-from .decode import Decoded, pictures
+from .decode import Decoded, has_pictures, pictures
 from .delay import Delay
 from .uri import Address, options, parse, redacted
 
@@ -67,8 +67,8 @@ class RtspSource(Source):
             raise SourceError(
                 f"{self.name}: {self._reason(error)}; check address, login, camera"
             ) from None
-        if not self._container.streams.video:
-            raise SourceError(f"{self.name}: there is no video in this stream")
+        if not has_pictures(self._container):
+            raise SourceError(f"{self.name}: there is no video in this stream that can be decoded")
         self._pictures = pictures(self._container, steady=self._asked.steady)
         self._delay = Delay()
 

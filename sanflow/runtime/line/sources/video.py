@@ -15,7 +15,7 @@ import av
 
 from ..frame import Frame
 from ..source import EndOfSource, Source, SourceError
-from .decode import Decoded, pictures
+from .decode import Decoded, has_pictures, pictures
 from .uri import Address, options, parse
 
 
@@ -48,8 +48,8 @@ class VideoSource(Source):
             self._container = av.open(self._path)
         except (av.error.FFmpegError, OSError) as error:
             raise SourceError(f"{self.name}: cannot be read: {error.strerror}") from None
-        if not self._container.streams.video:
-            raise SourceError(f"{self.name}: there is no video in this file")
+        if not has_pictures(self._container):
+            raise SourceError(f"{self.name}: there is no video in this file that can be decoded")
         self._pictures = enumerate(pictures(self._container))
 
     def read(self, timeout: float) -> Frame | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sanflow.errors import ConfigError
@@ -71,6 +72,26 @@ def test_a_file_that_was_cut_off_gives_nothing_false(tmp_path: Path) -> None:
     found = [n for n in numbers(frames_of(f"video:{tmp_path}/cut.mkv")) if n is not None]
     assert found == list(range(len(found)))
     assert 20 <= len(found) < 30
+
+
+def test_whatever_the_damage_it_ends_and_no_picture_is_anothers(tmp_path: Path) -> None:
+    film.write(tmp_path / "good.mp4", 40)
+    good = (tmp_path / "good.mp4").read_bytes()
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        data = bytearray(good)
+        for at in rng.integers(0, len(data), rng.integers(1, 6)):
+            data[at : at + 200] = rng.bytes(min(200, len(data) - int(at)))
+        (tmp_path / "bad.mp4").write_bytes(data)
+        try:
+            frames = frames_of(f"video:{tmp_path}/bad.mp4")
+        except SourceError:
+            continue
+        for frame in frames:
+            index = film.number(frame)
+            if index is not None and frame.image is not None:
+                off = np.abs(frame.image.astype(int) - film.picture(index)).mean()
+                assert off < 40, f"seed {seed}: {frame.sequence} is not picture {index}"
 
 
 @pytest.mark.parametrize(
