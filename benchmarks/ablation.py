@@ -27,6 +27,7 @@ from sanflow.calibration.calibrate import calibrate
 from sanflow.data.config import SynthConfig
 from sanflow.data.layout import open_dataset
 from sanflow.data.synthetic import Synthesiser
+from sanflow.model.score import anomaly_map, image_score
 from sanflow.run import Run, open_run
 from sanflow.training.presets import load_config
 from sanflow.training.train import train
@@ -75,8 +76,8 @@ def main() -> None:
         name, folder = given.trained
         run = open_run(Path(folder))
         data = split(name, given.data.resolve(), given.work)
-        for row, change in SCORES.items():
-            record(f"{name}: {row}", judge(run, data, change), run.config.optim.epochs)
+        for row, figures in judge(run, data, SCORES).items():
+            record(f"{name}: {row}", figures, run.config.optim.epochs)
         return
     data = split("mtd-canonical", given.data.resolve(), given.work)
     for name in given.only or VARIANTS:
@@ -84,8 +85,9 @@ def main() -> None:
         out = given.work / name.replace(" ", "-").replace(",", "")
         run = train(data, out, load_config("edge", overrides=options), resume=True)
         calibrate(run)
-        for row, change in {name: {}, **(SCORES if name == "edge" else {})}.items():
-            record(row, judge(run, data, change), given.epochs)
+        changes = {name: {}, **(SCORES if name == "edge" else {})}
+        for row, figures in judge(run, data, changes).items():
+            record(row, figures, given.epochs)
 
 
 def record(row: str, figures: dict[str, float], epochs: int) -> None:
@@ -99,22 +101,32 @@ def record(row: str, figures: dict[str, float], epochs: int) -> None:
 
 
 @torch.inference_mode()
-def judge(run: Run, data: Path, change: dict[str, Any]) -> dict[str, float]:
-    """Image and pixel AUROC of held-out good parts against synthetic anomalies made from them."""
-    model, scores, labels, heat, truth = run.model(), [], [], [], []
-    model.config = replace(model.config, **change)
+def judge(run: Run, data: Path, changes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Image and pixel AUROC of held-out good parts against synthetic anomalies made from them.
+
+    One row per change of the score; the flows run once.
+    """
+    model, labels, truth = run.model(), [], []
+    found: dict[str, tuple[list[float], list[Any]]] = {row: ([], []) for row in changes}
     for images, masks in cases(run, data):
-        for image, mask in zip(images, masks, strict=True):
-            score, maps = model(torch.from_numpy(image)[None])
-            scores.append(float(score))
-            labels.append(bool(mask.any()))
-            heat.append(maps[0, ::4, ::4].flatten().numpy())
-            truth.append(mask[::4, ::4].flatten())
+        levels = model.log_likelihoods(torch.from_numpy(images))
+        labels += [bool(mask.any()) for mask in masks]
+        truth.append(masks[:, ::4, ::4].flatten())
+        for row, change in changes.items():
+            config = replace(model.config, **change)
+            maps = anomaly_map(levels, model.level_max, config)
+            scores, heat = found[row]
+            scores += image_score(maps, config).tolist()
+            heat.append(maps[:, ::4, ::4].flatten().numpy())
+    pixels = np.concatenate(truth)
     return {
-        "image_auroc": round(float(roc_auc_score(labels, scores)), 4),
-        "pixel_auroc": round(float(roc_auc_score(np.concatenate(truth), np.concatenate(heat))), 4),
-        "good": labels.count(False),
-        "synthetic": labels.count(True),
+        row: {
+            "image_auroc": round(float(roc_auc_score(labels, scores)), 4),
+            "pixel_auroc": round(float(roc_auc_score(pixels, np.concatenate(heat))), 4),
+            "good": labels.count(False),
+            "synthetic": labels.count(True),
+        }
+        for row, (scores, heat) in found.items()
     }
 
 

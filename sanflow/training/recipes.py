@@ -70,7 +70,7 @@ SMALL_OPTIM = OptimConfig(
 def edge() -> RunConfig:
     """SANFlow on a small PC."""
     return RunConfig(
-        model=SanflowConfig(**SMALL_MODEL, position_dim=64, pool_weight=0.1),
+        model=SanflowConfig(**SMALL_MODEL, position_dim=64),
         # Mostly good parts: the pooled level sees a part with an anomaly as a whole abnormal one.
         synth=SynthConfig(quotas=(5, 1, 1, 1)),
         optim=SMALL_OPTIM,
