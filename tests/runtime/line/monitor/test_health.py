@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sanflow.bundle import Bundle
+from sanflow.runtime.line.journal import Follower
 from sanflow.runtime.line.monitor.health import Health
 from sanflow.runtime.line.monitor.options import MonitorOptions
 from sanflow.runtime.line.monitor.output import MonitorOutput
+from sanflow.runtime.line.monitor.summary import Summary
 from sanflow.runtime.line.output import OutputError, StationState
 from sanflow.runtime.line.outputs import Site
 
@@ -84,8 +87,11 @@ kind = "csv"
 """
 
 
-def test_a_station_that_is_stopped_dead_is_not_healthy(bundle: Bundle, tmp_path: Path) -> None:
-    """The whole real-time process is frozen, so that it can say nothing, and goes on later."""
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="no pkill here")
+def test_a_station_that_is_frozen_and_whose_slow_process_is_killed(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Frozen, the real-time process can say nothing; the monitor loses few counts if killed."""
     port = free_port()
     (tmp_path / "line.toml").write_text(LINE.format(port=port))
     command = [sys.executable, "-m", "sanflow", "run", str(bundle.path), "--out"]
@@ -108,10 +114,19 @@ def test_a_station_that_is_stopped_dead_is_not_healthy(bundle: Bundle, tmp_path:
             assert "no heartbeat" in health(port)[1]["problem"]
             station.send_signal(signal.SIGCONT)
             eventually(healthy, 60)
+            subprocess.run(["pkill", "-KILL", "-P", str(station.pid)], check=True)
+            eventually(lambda: not healthy(), 30)
+            eventually(healthy, 60)  # the station starts its slow process again
+            eventually(lambda: _judged(port) > 20, 60)
         finally:
             station.send_signal(signal.SIGCONT)
             station.terminate()
             assert station.wait(60) == 0
+    results = len(list(Follower(tmp_path / "out" / "journal").rows()))
+    (day, *more) = Summary(tmp_path / "out", 9).days(9)
+    counted = day.parts + sum(other.parts for other in more)
+    # What was counted and not yet written when it was killed: half a second at 30 parts a second.
+    assert results - 30 <= counted <= results
 
 
 def _judged(port: int) -> float:
