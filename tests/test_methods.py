@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sanflow.cli import app
+from sanflow.errors import Interrupted
 from sanflow.model.options import METHOD_NAMES
+from sanflow.training.journal import Journal
 
 SIDE = 96
 """Of the smallest image that every method takes: two windows of three patches."""
@@ -55,3 +57,25 @@ def test_a_transformer_cannot_be_taught(parts: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "vit_b_16 cannot be taught" in done.output
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_fibres_resume_to_the_same_bits(parts: Path, tmp_path: Path) -> None:
+    """A CFLOW-AD that is stopped after its first epoch ends as one that never was."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    small = ["--weights", "none", "--extractor", "resnet18", "--size", "64", "--epochs", "2"]
+    sets = [*WIDE, "pretext.steps=2", "synth.quotas=[8,0,0,0]", "optim.fibre=64"]
+    options = ["--method", "cflow", *small, *(word for one in sets for word in ("--set", one))]
+    run("train", parts, "--out", whole, *options)
+
+    def stop(self: object, *given: object) -> None:
+        real(self, *given)  # type: ignore[arg-type]
+        raise Interrupted("stopped by the test")
+
+    real = Journal.epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "epoch", stop)
+        words = ["train", str(parts), "--out", str(halves), *options]
+        assert CliRunner().invoke(app, words).exit_code != 0
+    run("train", parts, "--out", halves, "--resume")
+    assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
