@@ -12,7 +12,16 @@ from ..errors import SanflowError
 from . import show
 from .app import app
 from .line import PANEL, UNDECIDED
-from .options import BundleArgument, EngineOption, JsonOption, PrecisionOption, ThreadsOption
+from .options import (
+    BundleArgument,
+    CudaOption,
+    EngineOption,
+    FallbackOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    gpu_options,
+)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -35,6 +44,8 @@ def run(
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
+    cuda_backend: CudaOption = "auto",
+    allow_fallback: FallbackOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge every part on a line: exactly one verdict each, in order, by its deadline.
@@ -55,6 +66,7 @@ def run(
             engine=engine,
             threads=threads,
             precision=precision,
+            gpu=gpu_options(cuda_backend, allow_fallback),
             told=show.station,
         )
     except SanflowError as error:

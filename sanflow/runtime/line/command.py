@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ..setting import Gpu
 from . import config as line_config
 from .monitor import reference
 from .monitor.options import load_monitor
@@ -33,6 +34,7 @@ def run_station(
     engine: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    gpu: Gpu | None = None,
     told: Callable[[StationState], None] = lambda state: None,
 ) -> Tally:
     """Judge parts until SIGTERM, SIGINT, or the end of a source that has one.
@@ -60,7 +62,7 @@ def run_station(
     slow = wanted.archive is not None or any(not OUTPUTS[o.kind].fast for o in wanted.output)
 
     def proven(path: str) -> Judge:
-        judge = prove(path, engine, threads, precision=precision)
+        judge = prove(path, engine, threads, precision=precision, gpu=gpu)
         if monitor is not None:
             reference.keep(folder, judge)
         return judge

@@ -23,6 +23,7 @@ from ...errors import ParityError
 from ..engine import Engine, Output
 from ..parity import replay_goldens
 from ..registry import open_engine
+from ..setting import Gpu
 from .turns import Turns
 
 
@@ -34,7 +35,8 @@ class Judge:
         self.bundle, self.engine = bundle, engine
         self.decision = engine.graph.decision
         self.digest = bundle.manifest.digest
-        self.name = f"{engine.name} {engine.version} {engine.graph.precision}"
+        note = f" ({engine.note})" if engine.note else ""
+        self.name = f"{engine.name} {engine.version} {engine.graph.precision}{note}"
         self.turns = Turns(engine.in_flight)
         """To be held by whoever calls the engine."""
         # The first inferences allocate and are slow: the replay warms the engine up, too.
@@ -89,13 +91,14 @@ def prove(
     threads: int | None = None,
     *,
     precision: str | None = None,
+    gpu: Gpu | None = None,
 ) -> Judge:
     """Open a bundle and an engine, and prove it; the choices are those of `open_engine`.
 
     Raises BundleError, EngineError, InputError, or ParityError if a golden sample comes out wrong.
     """
     bundle = Bundle.open(path)
-    opened = open_engine(bundle, engine, threads, precision=precision)
+    opened = open_engine(bundle, engine, threads, precision=precision, gpu=gpu)
     try:
         return Judge(bundle, opened)
     except BaseException:

@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 
 from sanflow.bundle import Bundle
 from sanflow.cli import app
+from sanflow.runtime.line import swap
 from sanflow.runtime.line.journal import Follower
 from sanflow.runtime.line.sources import open_source
+from sanflow.runtime.registry import open_engine
+from sanflow.runtime.setting import Gpu
 
 from ..conftest import MakeBundle
 from .test_station import stricter, until
@@ -51,6 +54,29 @@ def test_parts_that_nobody_judged_are_exit_code_3(bundle: Bundle, tmp_path: Path
     done = invoke(bundle.path, "--source", uri, "--deadline", "5s", "--out", tmp_path / "out")
     assert done.exit_code == 3
     assert "3 incomplete" in done.stdout
+
+
+def test_what_stepped_in_is_said_in_every_result(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def opened(*given: Any, gpu: Gpu | None, **more: Any) -> Any:
+        asked.append(gpu)
+        engine = open_engine(*given, **more)
+        engine.note = "int8 could not be built"
+        return engine
+
+    monkeypatch.setattr(swap, "open_engine", opened)
+    uri, flags = f"{SMALL}&count=3", ["--allow-fallback", "--cuda-backend", "pycuda"]
+    done = invoke(
+        bundle.path, "--source", uri, "--deadline", "5s", "--out", tmp_path / "out", *flags
+    )
+    assert done.exit_code == 0, done.output
+    assert asked == [Gpu("pycuda", True)]
+    assert all(
+        row["engine"].endswith("(int8 could not be built)") for row in rows(tmp_path / "out")
+    )
 
 
 def test_a_file_says_it_and_a_flag_says_it_last(bundle: Bundle, tmp_path: Path) -> None:
