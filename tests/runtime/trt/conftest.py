@@ -44,6 +44,11 @@ class FakeCuda:
         return int(self.library.fakecuda_misuse())
 
 
+_LOADED: list[FakeCuda] = []
+"""One for the whole process, as a CUDA package keeps the first it finds; a session's fixture is made
+once for every folder that takes it over."""
+
+
 @pytest.fixture(scope="session")
 def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
     """fakecuda.c, compiled and loaded under the name by which every package looks for CUDA."""
@@ -52,6 +57,8 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
         pytest.skip("the fake driver needs Linux and a C compiler")
     if ctypes.util.find_library("cuda"):
         pytest.skip("a real NVIDIA driver is here, which the fake one would push aside")
+    if _LOADED:
+        return _LOADED[0]
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     command = [compiler, "-O1", "-Wall", "-Wno-unused-parameter", "-shared", "-fPIC"]
     command += ["-Wl,-soname,libcuda.so.1", "-o", str(library), str(HERE / "fakecuda.c")]
@@ -59,7 +66,8 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     loaded.fakecuda_live.restype = ctypes.c_long
     loaded.fakecuda_misuse.restype = ctypes.c_long
-    return FakeCuda(loaded)
+    _LOADED.append(FakeCuda(loaded))
+    return _LOADED[0]
 
 
 @pytest.fixture
