@@ -45,7 +45,7 @@ class FakeCuda:
 
 
 _LOADED: list[FakeCuda] = []
-"""One for the whole process, as a CUDA package keeps the first it finds; a session's fixture is made
+"""One per process, as a CUDA package keeps the first it finds; a session's fixture is made
 once for every folder that takes it over."""
 
 
