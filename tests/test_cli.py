@@ -183,7 +183,8 @@ def test_run_and_bundle_measure_alike(tiny_run: Path, tiny_bundle: Path, parts: 
 def test_threshold_shows_and_changes_only_the_decision(bundle: Path) -> None:
     def graph() -> dict[str, Any]:
         found = json.loads((bundle / "manifest.json").read_text())
-        return {**found, **found.pop("graphs")[0]}
+        (only,) = found.pop("graphs")
+        return {**found, **only}
 
     before = graph()
     shown = document(sanflow("threshold", bundle, "--json"))

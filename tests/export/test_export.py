@@ -186,8 +186,8 @@ def test_what_cannot_be_exported_is_refused_before_any_work(
     run: Run, bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "model", lambda self: pytest.fail("the model was loaded"))
-    with pytest.raises(InputError, match="'tensorrt' is not one of onnx, openvino"):
-        export_run(run, tmp_path / "b", "tensorrt")
+    with pytest.raises(InputError, match="'coreml' is not one of onnx, openvino, tensorrt"):
+        export_run(run, tmp_path / "b", "coreml")
     with pytest.raises(CalibrationError, match="99 good parts are needed"):
         export_run(run, tmp_path / "b", false_alarm_rate=0.01)
     with pytest.raises(BundleError, match="replace it with --force"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,10 @@ def test_a_reader_never_sees_a_picture_that_is_being_written(ring: Ring) -> None
     thread.start()
     mixed = seen = 0
     other = Ring(ring.path, 4, *SIZE, create=False)
-    for _ in range(3000):
+    until = time.monotonic() + 20
+    reads = 0
+    while reads < 3000 or (seen <= 10 and time.monotonic() < until):
+        reads += 1
         number = int.from_bytes(other._map[4096:4104], "little")
         found = other.read(number, RUN) if number else None
         if found is not None and found.map is not None:
