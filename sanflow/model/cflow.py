@@ -10,14 +10,13 @@ With a statistics head, CFLOW+SP, the Gaussian's variance is drawn from IG(alpha
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LossConfig
-from .flow import Flow
+from .flow import Flow, conditional_flow
 from .flow_config import CflowConfig
 from .latents import Observed
-from .losses import good_terms, valued
+from .losses import good_terms, sigmoid_loss, valued
 from .method import Draw
 from .pyramid import Pyramid
 
@@ -32,25 +31,16 @@ class CFLOW(Pyramid):
 
     def flow(self, channels: int, height: int, width: int) -> Flow:
         """Coupling blocks under the position code, or under none."""
-        config = self.config
-        return Flow(
-            channels,
-            height,
-            width,
-            position_dim=config.position_dim,
-            blocks=config.blocks,
-            clamp=config.clamp,
-            soft=config.permutation == "soft",
-        )
+        soft = self.config.permutation == "soft"
+        return conditional_flow(self.config, channels, height, width, soft=soft)
 
     def loss(
         self, observed: Observed, masks: Tensor, draw: Draw, config: LossConfig
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss summed over levels; `nll` and, with a statistics head, `kl` beside it."""
         nlls, kls = good_terms(self, self.latents(observed, draw))
-        parts = torch.stack([nll.mean() for nll in nlls]).sum()
         if self.head is None:
-            total = torch.stack([-F.logsigmoid(-nll).mean() for nll in nlls]).sum()
-            return valued(total, ("nll",), parts)
+            return sigmoid_loss(nlls)
+        parts = torch.stack([nll.mean() for nll in nlls]).sum()
         kl = torch.stack([kl.mean() for kl in kls]).sum()
         return valued(parts + config.kl_weight * kl, ("nll", "kl"), torch.stack((parts, kl)))

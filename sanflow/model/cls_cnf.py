@@ -12,15 +12,14 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .cls_config import ClsCnfConfig
 from .config import LossConfig
 from .decoder import PixelClassifier
-from .flow import Flow
+from .flow import Flow, conditional_flow
 from .latents import Observed
-from .losses import good_terms, valued
+from .losses import good_terms, sigmoid_loss
 from .method import Draw
 from .pyramid import Pyramid
 from .score import anomaly_map, image_score
@@ -56,24 +55,15 @@ class CLSCNF(Pyramid):
 
     def flow(self, channels: int, height: int, width: int) -> Flow:
         """CFLOW's coupling blocks, two fewer."""
-        config = self.config
-        return Flow(
-            channels,
-            height,
-            width,
-            position_dim=config.position_dim,
-            blocks=config.blocks,
-            clamp=config.clamp,
-            soft=config.permutation == "soft",
-        )
+        soft = self.config.permutation == "soft"
+        return conditional_flow(self.config, channels, height, width, soft=soft)
 
     def loss(
         self, observed: Observed, masks: Tensor, draw: Draw, config: LossConfig
     ) -> tuple[Tensor, dict[str, float]]:
         """The flows' loss, mean_i -log sigmoid(l_i) summed over levels; `nll` beside it."""
         nlls, _ = good_terms(self, self.latents(observed, draw))
-        total = torch.stack([-F.logsigmoid(-nll).mean() for nll in nlls]).sum()
-        return valued(total, ("nll",), torch.stack([nll.mean() for nll in nlls]).sum()[None])
+        return sigmoid_loss(nlls)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B,) and anomaly maps (B, H, W) of RGB uint8 images (B, H, W, 3)."""

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from .coupling import Coupling
 from .position import PositionCode
+
+
+class Conditional(Protocol):
+    """What the configurations of methods with conditional flows have in common."""
+
+    @property
+    def position_dim(self) -> int: ...
+
+    @property
+    def blocks(self) -> int: ...
+
+    @property
+    def clamp(self) -> float: ...
 
 
 class Flow(nn.Module):
@@ -66,3 +79,18 @@ class Flow(nn.Module):
             z, step = cast(Coupling, block).inverse(z, self.code)
             steps.append(step)
         return z, reduce(torch.add, steps)
+
+
+def conditional_flow(
+    config: Conditional, channels: int, height: int, width: int, *, soft: bool = False
+) -> Flow:
+    """Coupling blocks under the position code (methods 1.2, 1.3), rotated if `soft`."""
+    return Flow(
+        channels,
+        height,
+        width,
+        position_dim=config.position_dim,
+        blocks=config.blocks,
+        clamp=config.clamp,
+        soft=soft,
+    )

@@ -77,6 +77,12 @@ def good_terms(model: Pyramid, latents: Iterable[Latent]) -> tuple[list[Tensor],
     return nlls, kls
 
 
+def sigmoid_loss(nlls: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """mean_i -log sigmoid(l_i), summed over levels (methods 1.4), with the NLL beside it."""
+    total = torch.stack([-F.logsigmoid(-nll).mean() for nll in nlls]).sum()
+    return valued(total, ("nll",), torch.stack([nll.mean() for nll in nlls]).sum())
+
+
 def valued(total: Tensor, names: Sequence[str], parts: Tensor) -> tuple[Tensor, dict[str, float]]:
     """A loss with the values of itself and of its parts, as a method returns them."""
     values = torch.cat((total.reshape(1), parts.reshape(-1))).tolist()  # one transfer

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LossConfig, SanflowConfig
-from .flow import Flow
+from .flow import Flow, conditional_flow
 from .latents import LevelTerms, Observed
 from .losses import sanflow_loss
 from .method import Draw
@@ -26,15 +26,7 @@ class SANFlow(Pyramid):
 
     def flow(self, channels: int, height: int, width: int) -> Flow:
         """Coupling blocks under the position code, permuted hard."""
-        config = self.config
-        return Flow(
-            channels,
-            height,
-            width,
-            position_dim=config.position_dim,
-            blocks=config.blocks,
-            clamp=config.clamp,
-        )
+        return conditional_flow(self.config, channels, height, width)
 
     def loss(
         self, observed: Observed, masks: Tensor, draw: Draw, config: LossConfig
