@@ -249,9 +249,10 @@ class Manifest:
         found = [graph for graph in self.graphs if precision in (None, graph.precision)]
         if not found:
             held = ", ".join(graph.precision for graph in self.graphs)
+            again = f", or export the run with --precision {precision}"
             raise InputError(
-                f"precision {precision!r}: this bundle holds {held}; name one of these, or export "
-                f"the run with --precision {precision}"
+                f"precision {precision!r}: this bundle holds {held}; name one of these"
+                + (again if precision in LOWER else "")
             )
         return found[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .. import schema
@@ -40,6 +42,19 @@ def claim(out: Path, resume: bool) -> Run | None:
             "give an empty or new folder as --out"
         )
     return None
+
+
+@contextmanager
+def given_back(out: Path) -> Iterator[None]:
+    """Remove a folder that the block made, if it fails before anything was written to it."""
+    found = out.exists()
+    try:
+        yield
+    except BaseException:
+        if not found:
+            with suppress(OSError):  # only an empty folder goes
+                out.rmdir()
+        raise
 
 
 def continued_config(given: RunConfig | None, run: Run) -> RunConfig:

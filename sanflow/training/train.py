@@ -31,7 +31,7 @@ from ..model.weights import WeightsInfo, load_weights
 from ..run import Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
 from .distributed import Group, process_group
-from .folder import claim, continued_config, require_same_data
+from .folder import claim, continued_config, given_back, require_same_data
 from .hybrid import choose_weight, first_stage
 from .interrupt import interruptible
 from .journal import Journal
@@ -67,7 +67,7 @@ def train(
     if config is not None and config.hybrid.textures.folder:
         texture_files(config.hybrid.textures.folder)
     message = f"training stopped; finished epochs are kept in {out}, continue with --resume"
-    with process_group() as group, interruptible(message):
+    with given_back(out), process_group() as group, interruptible(message):
         target = _device(device, group)
         report = progress if progress and group.leads else _silent
         begun = group.share(lambda: claim(out, resume))

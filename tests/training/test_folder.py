@@ -12,7 +12,7 @@ from sanflow.errors import ConfigError, DataError, InputError
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
 from sanflow.run import DataRecord, Progress, Run, RunRecord, write_run
-from sanflow.training.folder import claim, continued_config, require_same_data
+from sanflow.training.folder import claim, continued_config, given_back, require_same_data
 
 DATA = DataRecord("parts", "mvtec", "f0", {"train": (("a.png", "1"), ("b.png", "2")), "test": ()})
 
@@ -47,6 +47,26 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
             claim(tmp_path, resume)
     with pytest.raises(InputError, match="is a file"):
         claim(tmp_path / "thesis.txt", resume=False)
+
+
+@pytest.mark.parametrize(("found", "wrote"), [(False, False), (False, True), (True, False)])
+def test_a_failure_leaves_no_empty_folder_of_its_own(
+    tmp_path: Path, found: bool, wrote: bool
+) -> None:
+    out = tmp_path / "run"
+    if found:
+        out.mkdir()
+
+    def training() -> None:
+        with given_back(out):
+            claim(out, resume=False)
+            if wrote:
+                (out / "config.toml").write_text("seed = 0", encoding="utf-8")
+            raise DataError("no images")
+
+    with pytest.raises(DataError):
+        training()
+    assert out.exists() == (found or wrote)
 
 
 def test_what_a_kill_before_the_record_left_is_begun_anew_on_resume(tmp_path: Path) -> None:

@@ -26,12 +26,19 @@ class Keeper:
         self._warnings: dict[str, str] = {}
         self._late = self._timely = 0
         self._heartbeat = 0
+        self._begun = False
         self.bundle = ""
 
     def stage(self, stage: State) -> None:
         """The next step of the station's life; faults are told on top of it."""
         with self._lock:
             self._stage = stage
+
+    def advance(self) -> None:
+        """The stage was told: Ready becomes Running now, once a part has its verdict."""
+        with self._lock:
+            if self._stage == "Ready" and self._begun:
+                self._stage = "Running"
 
     def fault(self, kind: str, text: str) -> None:
         """The line must not trust the station, in words; an empty text ends it."""
@@ -46,8 +53,7 @@ class Keeper:
     def result(self, result: PartResult) -> None:
         """A verdict was given."""
         with self._lock:
-            if self._stage == "Ready":
-                self._stage = "Running"
+            self._begun = True
             if result.late:
                 self._late, self._timely = self._late + 1, 0
                 if self._late >= self._late_to_fault:

@@ -228,6 +228,7 @@ class Station:
             trouble += f"; {self.recorder.lost} results are lost to the slow outputs"
         self.keeper.warning("journal", trouble)
         state = self.keeper.snapshot(len(self.queue))
+        self.keeper.advance()
         before, now = self._said, time.monotonic()
         changed = before is None or _words(state) != _words(before)
         if state == before or not (changed or now - self._said_at >= AGAIN):

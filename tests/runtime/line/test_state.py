@@ -54,6 +54,7 @@ def test_lateness_is_a_fault_with_hysteresis(kinds: list[str]) -> None:
     fault = False
     for kind in kinds:
         keeper.result(result(kind))
+        keeper.advance()
         if kind == "late":
             late, timely = late + 1, 0
         elif kind == "judged":
@@ -63,6 +64,17 @@ def test_lateness_is_a_fault_with_hysteresis(kinds: list[str]) -> None:
         assert bool(state.fault) == fault
         assert state.state == ("Error" if fault else "Running")
     assert keeper.heartbeat == kinds.count("judged")
+
+
+def test_nobody_misses_ready_however_soon_the_first_part_comes() -> None:
+    keeper = Keeper(LATE, RECOVER)
+    keeper.stage("Initialized")
+    keeper.result(result("judged"))
+    keeper.stage("Ready")
+    keeper.result(result("judged"))
+    assert keeper.snapshot(0).state == "Ready"
+    keeper.advance()
+    assert keeper.snapshot(0).state == "Running"
 
 
 def test_faults_are_told_on_top_of_the_stage() -> None:
