@@ -53,7 +53,7 @@ class Keeper:
     def result(self, result: PartResult) -> None:
         """A verdict was given."""
         with self._lock:
-            self._begun = True
+            self._begun = self._begun or self._stage == "Ready"
             if result.late:
                 self._late, self._timely = self._late + 1, 0
                 if self._late >= self._late_to_fault:

@@ -69,8 +69,9 @@ def test_lateness_is_a_fault_with_hysteresis(kinds: list[str]) -> None:
 def test_nobody_misses_ready_however_soon_the_first_part_comes() -> None:
     keeper = Keeper(LATE, RECOVER)
     keeper.stage("Initialized")
-    keeper.result(result("judged"))
+    keeper.result(result("unseen"))
     keeper.stage("Ready")
+    keeper.advance()  # a part before Ready begins nothing
     keeper.result(result("judged"))
     assert keeper.snapshot(0).state == "Ready"
     keeper.advance()

@@ -49,8 +49,10 @@ def test_it_opens_again_and_by_the_environment(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(2):
         with source:
             assert source.read(2.0) is not None
-    with source:
-        assert source.read(1e-4) is None
+    slow = open_source(f"genicam:?camera={RED}&AcquisitionFrameRate=1")
+    with slow:
+        assert slow.read(5.0) is not None
+        assert slow.read(1e-4) is None
 
 
 @pytest.mark.parametrize(
