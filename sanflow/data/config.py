@@ -50,6 +50,11 @@ class SynthConfig:
     """Deviation of the Gaussian that softens a patch's border."""
     turn: float = 0.0
     """Largest rotation of a whole good image, degrees (CFLOW-AD: 5)."""
+    mirror: Literal["none", "horizontal", "vertical", "both"] = "none"
+    """Which ways a whole good image may be mirrored, each every second time: those that a part may
+    come in without being a reject."""
+    light: float = 0.0
+    """Largest relative change of a whole good image's brightness and of its contrast."""
 
     def __post_init__(self) -> None:
         if min(self.quotas) < 0 or self.quotas[0] < 1:
@@ -63,6 +68,8 @@ class SynthConfig:
             raise ValueError("jitter, rotation and blur must not be negative")
         if not 0 <= self.turn <= 180:
             raise ValueError(f"turn {self.turn} must be in [0, 180] degrees")
+        if not 0 <= self.light < 1:
+            raise ValueError(f"light {self.light} must be in [0, 1)")
 
 
 @dataclass(frozen=True)

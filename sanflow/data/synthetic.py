@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .config import SynthConfig
+from .variation import varied
 
 KINDS = ("normal", "small", "medium", "circle")
 _FAINTEST = 0.1
@@ -62,7 +63,7 @@ class Synthesiser:
             if image.shape != shape or image.dtype != np.uint8:
                 raise InputError(f"expected uint8 {shape}, got {image.dtype} {image.shape}")
         rng = np.random.default_rng((self.seed, epoch, step))
-        images = np.stack(self._turned(normals, epoch, step) if self.config.turn else normals)
+        images = np.stack(varied(normals, self.config, (self.seed, epoch, step)))
         masks = np.zeros((len(kinds), self.height, self.width), np.bool_)
         for i, kind in enumerate(kinds):
             if kind != "normal":
@@ -72,20 +73,6 @@ class Synthesiser:
                 source = others[rng.integers(len(others))]
                 masks[i] = self._paste(images[i], source, kind, rng)
         return images, masks
-
-    def _turned(
-        self, normals: Sequence[NDArray[np.uint8]], epoch: int, step: int
-    ) -> list[NDArray[np.uint8]]:
-        """Each image about its centre, by its own angle; mirrored where it leaves the frame."""
-        angles = np.random.default_rng((self.seed, epoch, step, 1)).uniform(-1, 1, len(normals))
-        centre = ((self.width - 1) / 2, (self.height - 1) / 2)
-        turned = []
-        for image, angle in zip(normals, angles, strict=True):
-            matrix = cv2.getRotationMatrix2D(centre, float(angle) * self.config.turn, 1.0)
-            size = (self.width, self.height)
-            around = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REFLECT_101)
-            turned.append(np.asarray(around, np.uint8))
-        return turned
 
     def _paste(
         self,

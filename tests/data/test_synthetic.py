@@ -237,39 +237,3 @@ def test_threads_of_opencv_do_not_change_the_bits() -> None:
     finally:
         cv2.setNumThreads(threads)
     np.testing.assert_array_equal(*found)
-
-
-def test_turned_parts_are_turned_by_no_more_than_the_limit() -> None:
-    """A bright bar through the centre: its angle is found again from its moments."""
-    bar = np.zeros((SIDE, SIDE, 3), np.uint8)
-    bar[SIDE // 2 - 2 : SIDE // 2 + 2, 8:-8] = 255
-    config = SynthConfig(enabled=False, quotas=(64, 0, 0, 0), turn=20.0)
-    maker = Synthesiser(config, SIDE, SIDE, seed=0)
-    images, masks = maker.batch([bar] * 64, [bar], 0, 0)
-    assert not masks.any()
-    angles = []
-    for image in images:
-        moments = cv2.moments(image[..., 0])
-        angle = 0.5 * np.arctan2(2 * moments["mu11"], moments["mu20"] - moments["mu02"])
-        angles.append(np.degrees(angle))
-        assert moments["m10"] / moments["m00"] == pytest.approx(SIDE / 2 - 0.5, abs=0.3)
-    assert max(map(abs, angles)) <= 20.5
-    assert min(angles) < -10 < 10 < max(angles)
-    again, _ = maker.batch([bar] * 64, [bar], 0, 0)
-    other, _ = maker.batch([bar] * 64, [bar], 0, 1)
-    assert np.array_equal(again, images)
-    assert not np.array_equal(other, images)
-
-
-def test_what_turning_leaves_open_is_mirrored() -> None:
-    grey = np.full((SIDE, SIDE, 3), 90, np.uint8)
-    maker = Synthesiser(SynthConfig(enabled=False, quotas=(4, 0, 0, 0), turn=90.0), SIDE, SIDE, 0)
-    images, _ = maker.batch([grey] * 4, [grey], 0, 0)
-    assert (images == 90).all()
-
-
-def test_without_turning_good_parts_stay_as_they_are() -> None:
-    good = parts(4)
-    maker = Synthesiser(SynthConfig(enabled=False, quotas=(4, 0, 0, 0)), SIDE, SIDE, seed=0)
-    images, _ = maker.batch(good, good, 0, 0)
-    assert np.array_equal(images, np.stack(good))
