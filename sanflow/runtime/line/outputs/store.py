@@ -95,6 +95,8 @@ class Store:
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("PRAGMA foreign_keys = ON")
+            # KiB. SQLite's 2 MB would fill over hours; rows are appended, and rarely read.
+            self._base.execute("PRAGMA cache_size = -256")
             self._base.execute("BEGIN IMMEDIATE")
             (version,) = self._base.execute("PRAGMA user_version").fetchone()
             if version == 0:
