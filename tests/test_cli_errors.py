@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sanflow.bundle import Bundle
-from sanflow.bundle import manifest as m
+from sanflow.bundle.spelling import digest, serialise
 from sanflow.cli import app
 
 
@@ -51,8 +51,8 @@ def untrue(bundle: Path) -> Path:
     opened = Bundle.open(bundle)
     golden = tuple(replace(g, score=3 * g.score + 1) for g in opened.manifest.golden)
     changed = replace(opened.manifest, golden=golden)
-    changed = replace(changed, digest=m.digest(changed))
-    (bundle / "manifest.json").write_bytes(m.serialise(changed))
+    changed = replace(changed, digest=digest(changed))
+    (bundle / "manifest.json").write_bytes(serialise(changed))
     Bundle.open(bundle)
     return bundle
 

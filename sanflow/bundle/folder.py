@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..errors import BundleError, ConfigError, ImageError
 from . import contents
-from .manifest import MAPS, Kind, Manifest, parse
+from .manifest import MAPS, Kind, Manifest
+from .spelling import parse
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 16 * 2**20

@@ -1,23 +1,12 @@
-"""The bundle's manifest: what it says, its one canonical spelling, and the digest over it.
-
-A manifest has exactly one valid spelling: the fields below in this order, as ASCII JSON with two
-spaces of indentation. A file that differs from its own canonical re-serialisation is refused, so a
-duplicate key, a reordered field, `1` for `1.0` or one changed space cannot hide anything.
-
-The digest is integrity, not a signature: it finds damage and careless edits. Whoever can rewrite
-every file can also rewrite the digest; keep bundles where only trusted people write.
-"""
+"""What a bundle's manifest says: its fields, and what each of them may be."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NoReturn
+from typing import Final, Literal
 
-from .. import schema
-from ..errors import ConfigError, InputError
+from ..errors import InputError
 from ..imaging import PixelPath
 
 SCHEMA: Final = "sanflow.bundle/1"
@@ -32,12 +21,10 @@ RECIPES: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """What a tensorrt bundle may hold side by side: a device chooses, or falls back, by precision."""
 MIN_GOLDENS, MAX_GOLDENS = 8, 256
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _VERSION = re.compile(r"\d+(\.\d+)*[A-Za-z0-9.+-]*")
-_DRIVE = re.compile(r"[A-Za-z]:")
 _REGION = re.compile(r"[a-z0-9]+(\.[a-z]+)?")
-_PLAIN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True)
@@ -264,66 +251,6 @@ def graph_files(target: Target, precision: Precision) -> tuple[str, ...]:
     return (f"model.{precision}.onnx",) if target == "tensorrt" else ("model.onnx",)
 
 
-def parse(data: bytes) -> Manifest:
-    """The manifest that these bytes spell canonically; ConfigError says what is wrong with them."""
-    try:
-        value = json.loads(
-            data.decode("ascii"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"manifest: byte {error.start} is not ASCII") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"manifest: not JSON ({error})") from None
-    if isinstance(value, dict) and value.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(
-            f"manifest.schema: {value['schema']!r} is not {SCHEMA!r}, the one this version reads"
-        )
-    manifest = schema.load(Manifest, value, "manifest")
-    check(manifest)
-    if serialise(manifest) != data:
-        raise ConfigError(
-            "manifest: not in canonical form (a default left out, or another field order, "
-            "spacing or number spelling)"
-        )
-    if manifest.digest != digest(manifest):
-        raise ConfigError(
-            f"manifest.digest: {manifest.digest[:12]}... is not the digest of the other fields "
-            f"({digest(manifest)[:12]}...): the manifest was edited or damaged"
-        )
-    return manifest
-
-
-def serialise(manifest: Manifest) -> bytes:
-    """The one valid spelling of a manifest."""
-    return _canonical(_plain(manifest))
-
-
-def digest(manifest: Manifest) -> str:
-    """sha256 of the canonical spelling without the field `digest`."""
-    rest = _plain(manifest)
-    del rest["digest"]
-    return hashlib.sha256(_canonical(rest)).hexdigest()
-
-
-def check(manifest: Manifest) -> None:
-    """Refuse fields that contradict each other (ConfigError names the field)."""
-    _check_shapes(manifest)
-    golden = manifest.golden
-    if not MIN_GOLDENS <= len(golden) <= MAX_GOLDENS:
-        raise ConfigError(
-            f"manifest.golden: {len(golden)} samples, expected {MIN_GOLDENS} to {MAX_GOLDENS}"
-        )
-    for index, entry in enumerate(golden):
-        if entry.image != golden_name(index):
-            raise ConfigError(
-                f"manifest.golden[{index}].image: {entry.image!r}, expected {golden_name(index)!r}"
-            )
-    for key in manifest.references:
-        if not _SHA256.fullmatch(key):
-            raise ConfigError(f"manifest.references: {key!r} is not a lowercase sha256")
-    _check_files(manifest)
-
-
 def golden_name(index: int) -> str:
     """Path of the golden image with this index inside the bundle."""
     return f"golden/{index:03d}.png"
@@ -354,91 +281,8 @@ def _check_graphs(manifest: Manifest) -> None:
         _require(graph.files == files, f"files {graph.files} of the graph are not {files}")
 
 
-def _check_shapes(manifest: Manifest) -> None:
-    height, width = manifest.pixels.height, manifest.pixels.width
-    if height < 1 or width < 1:
-        raise ConfigError(f"manifest.pixels: {height}x{width} is not a size")
-    if len(manifest.input.shape) != 4:
-        raise ConfigError(f"manifest.input.shape: {manifest.input.shape} is not (N, H, W, 3)")
-    batch = manifest.input.shape[0]
-    wanted = Tensor("image", "uint8", (batch, height, width, 3))
-    if manifest.input != wanted:
-        raise ConfigError(
-            f"manifest.input: {manifest.input} does not fit the pixels {height}x{width}, "
-            f"expected {wanted}"
-        )
-    outputs = (
-        Tensor("score", "float32", (batch,)),
-        Tensor("map", "float32", (batch, height, width)),
-    )
-    if manifest.outputs != outputs:
-        raise ConfigError(f"manifest.outputs: {manifest.outputs} are not {outputs}")
-    values = len(manifest.calibration.level_max)
-    levels = manifest.model.levels
-    if values != levels:
-        raise ConfigError(f"manifest.calibration.level_max: {values} values for {levels} levels")
-    for index, graph in enumerate(manifest.graphs):
-        scores, parts = len(graph.scores), manifest.data.calibrate
-        if scores != parts:
-            raise ConfigError(
-                f"manifest.graphs[{index}].scores: {scores} scores for {parts} images"
-            )
-
-
-def _check_files(manifest: Manifest) -> None:
-    """Exactly the files of the graphs, under plain relative names: nothing points outside."""
-    expected = {name for graph in manifest.graphs for name in graph.files}
-    expected |= {MAPS, REPORT, *(entry.image for entry in manifest.golden)}
-    folded: dict[str, str] = {}
-    for name in manifest.files:
-        where = f"manifest.files: {name!r}"
-        if name.startswith(("/", "\\")) or _DRIVE.match(name):
-            raise ConfigError(f"{where} is an absolute path; only paths inside are allowed")
-        if ".." in re.split(r"[/\\]", name):
-            raise ConfigError(f"{where} leaves the bundle with '..'")
-        if not _PLAIN.fullmatch(name) or "." in name.split("/"):
-            raise ConfigError(f"{where} is not a plain path of letters, digits, '.', '_' and '-'")
-        other = folded.setdefault(name.casefold(), name)
-        if other != name:
-            raise ConfigError(f"{where} differs from {other!r} only by case")
-    for name in manifest.files:
-        if name not in expected:
-            raise ConfigError(
-                f"manifest.files: {name!r} does not belong to an {manifest.target} bundle"
-            )
-    for name in sorted(expected - set(manifest.files)):
-        raise ConfigError(f"manifest.files: {name!r} is missing")
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    value: dict[str, Any] = schema.dump(manifest)
-    # Tables have no declared order, so theirs is by key; fields keep the declared one.
-    for table in ("references", "files"):
-        value[table] = dict(sorted(value[table].items()))
-    for graph in value["graphs"]:
-        graph["regions"] = dict(sorted(graph["regions"].items()))
-    return value
-
-
-def _canonical(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ConfigError(f"manifest: the key {twice!r} appears twice")
-    return table
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ConfigError(f"manifest: {name} is not a finite number")
-
-
 def _hash(value: str, field: str) -> None:
-    _require(bool(_SHA256.fullmatch(value)), f"{field} {value!r} is not a lowercase sha256")
+    _require(bool(SHA256.fullmatch(value)), f"{field} {value!r} is not a lowercase sha256")
 
 
 def _require(condition: bool, message: str) -> None:

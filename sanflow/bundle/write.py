@@ -23,11 +23,9 @@ from .manifest import (
     FileEntry,
     Manifest,
     Target,
-    digest,
     graph_files,
-    parse,
-    serialise,
 )
+from .spelling import digest, parse, serialise
 
 
 @contextmanager

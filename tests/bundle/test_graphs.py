@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from sanflow.bundle import Bundle, Decision, Manifest, manifest, with_decisions, write_bundle
+from sanflow.bundle.coherence import check
+from sanflow.bundle.spelling import parse, serialise
 from sanflow.errors import BundleError, ConfigError, InputError
 
 m = manifest
@@ -40,7 +42,7 @@ def test_graphs_are_found_by_precision_and_the_preferred_one_is_first(several: B
     assert tuple(g.precision for g in told.graphs) == PRECISIONS
     assert told.graph() is told.graphs[0]
     assert told.graph("int8").files == ("model.int8.onnx",)
-    assert m.parse(m.serialise(told)) == told
+    assert parse(serialise(told)) == told
     with pytest.raises(InputError, match=r"'bf16': this bundle holds fp16, int8, fp32; name one"):
         told.graph("bf16")
 
@@ -98,4 +100,4 @@ def test_scores_of_every_graph_are_counted(draft: Manifest) -> None:
     graphs = (graph(draft, "fp32"), graph(draft, "fp16", scores=(0.5,)))
     told = dataclasses.replace(draft, target="tensorrt", graphs=graphs)
     with pytest.raises(ConfigError, match=r"manifest\.graphs\[1\]\.scores: 1 scores for 3 images"):
-        m.check(told)
+        check(told)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sanflow.bundle import Bundle, manifest
+from sanflow.bundle import Bundle, spelling
 from sanflow.errors import BundleError, ConfigError
 
 Table = dict[str, Any]
@@ -227,7 +227,7 @@ def test_two_hundred_mutations_with_a_fresh_digest_are_refused(bundle: Bundle) -
     assert len(spellings - {sealed(good)}) == len(mutants) >= 200
     for mutant, reason in mutants:
         with pytest.raises(ConfigError) as refusal:
-            manifest.parse(sealed(mutant))
+            spelling.parse(sealed(mutant))
         assert re.search(reason, str(refusal.value)), (reason, str(refusal.value))
         assert str(refusal.value).startswith("manifest")
 
@@ -274,22 +274,22 @@ def test_other_spellings_are_refused(
     data = (bundle.path / "manifest.json").read_bytes()
     assert change(data) != data
     with pytest.raises(ConfigError, match=reason):
-        manifest.parse(change(data))
+        spelling.parse(change(data))
 
 
 def test_an_integer_for_a_float_and_another_field_order_are_other_spellings(bundle: Bundle) -> None:
     value = plain(bundle)
     value["graphs"][0]["decision"]["display_low"] = 0
     with pytest.raises(ConfigError, match="canonical form"):
-        manifest.parse(sealed(value))
+        spelling.parse(sealed(value))
     value = plain(bundle)
     reordered = dict(sorted(value.items()))
     with pytest.raises(ConfigError, match="canonical form"):
-        manifest.parse(sealed(reordered))
+        spelling.parse(sealed(reordered))
 
 
 def test_the_digest_is_last_and_covers_the_rest(bundle: Bundle) -> None:
     value = plain(bundle)
     assert list(value)[-1] == "digest"
-    assert manifest.parse(manifest.serialise(bundle.manifest)) == bundle.manifest
-    assert value["digest"] == manifest.digest(bundle.manifest)
+    assert spelling.parse(spelling.serialise(bundle.manifest)) == bundle.manifest
+    assert value["digest"] == spelling.digest(bundle.manifest)
