@@ -1,9 +1,9 @@
 """The committed leaderboards: `sanflow sweep` on the real parts of ../shared.
 
-    python benchmarks/studies.py mtd|cifar10 [--data ../shared/data] [--work DIR] [--jobs N]
+    python benchmarks/studies.py STUDY [--data ../shared/data] [--work DIR] [--jobs N]
 
-Lays the study's file and its data into DIR, runs the sweep there (started again, it goes on), and
-copies the tables to benchmarks/results.
+STUDY is a file of benchmarks/studies. Lays it and its data into DIR, runs the sweep there (started
+again, it goes on), and copies the tables to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    if given.study == "mtd":
+    if given.study.startswith("mtd"):
         split("mtd-canonical", given.data.resolve(), work)
     elif not (work / "cifar10-subset").exists():
         class_folders(given.data / "cifar10_subset.npz", work / "cifar10-subset")
