@@ -186,6 +186,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         reasons[row["reason"] or "OK"] = reasons.get(row["reason"] or "OK", 0) + 1
     p50, p999 = times[len(times) // 2], times[int(0.999 * len(times))]
+    engine = sorted(row["engine_ms"] for row in rows if row["engine_ms"])
     return {
         "parts": len(rows),
         "engine busy, of the time": round(_busy(rows), 3),
@@ -197,6 +198,9 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "verdict p99, ms": times[int(0.99 * len(times))],
         "verdict p99.9, ms": p999,
         "p99.9 / p50": round(p999 / p50, 3),
+        "engine p50, p99, p99.9, max, ms": [
+            engine[int(share * (len(engine) - 1))] for share in (0.5, 0.99, 0.999, 1)
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -70,8 +71,10 @@ class SlowSide:
 
     def _start(self, now: float) -> None:
         command = [sys.executable, "-m", "sanflow.runtime.line.slow"]
+        # One heap for its many threads: glibc's own for each would all grow to the largest picture.
+        environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
         try:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE)
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
             assert child.stdin is not None
             child.stdin.write(json.dumps(self._assignment).encode() + b"\n")
             child.stdin.flush()
