@@ -5,8 +5,8 @@
 What the bare engine keeps up with in nine of ten calls, beside whatever else the machine does, sets
 the pace: parts come at `load` of that, 1 megapixel each, every 500th too late on purpose. The page,
 if there is one, is read all the time. From the journal: late verdicts beyond those, p50 and p99.9
-of the time to the verdict. From the system: memory of both processes, every five seconds. Writes
-results/soak.json.
+of the time to the verdict. From the system, every five seconds: memory of both processes, and
+the processors' time that the host of a virtual machine took. Writes results/soak.json.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def main() -> None:
             "exit code": code,
             **figures(rows),
             "memory": memory(samples),
+            "taken by the host in 5 s, ms: sum, most": taken(samples),
             "page reads": pages.read,
             "page failures": pages.failed,
             "log": log.read_text().splitlines()[-20:],
@@ -136,7 +137,7 @@ def watch(station: subprocess.Popen[bytes], seconds: float) -> list[dict[str, fl
     while time.monotonic() < end and station.poll() is None:
         time.sleep(SAMPLE)
         child = _children(station.pid)
-        found = {"station": _rss(station.pid)}
+        found = {"station": _rss(station.pid), "taken": _taken()}
         if child:
             found["slow side"] = _rss(child[0])
         samples.append(found)
@@ -175,6 +176,18 @@ def memory(samples: list[dict[str, float]]) -> dict[str, Any]:
     return found
 
 
+def taken(samples: list[dict[str, float]]) -> list[float]:
+    """Milliseconds of all processors that the host gave to others: in all, and between two looks."""
+    counts = [sample["taken"] for sample in samples]
+    steps = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    return [round(sum(steps)), round(max(steps, default=0.0))]
+
+
+def _taken() -> float:
+    ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    return 1e3 * ticks / os.sysconf("SC_CLK_TCK")
+
+
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What the journal says."""
     injected = sum(1 for row in rows if row["sequence"] and row["sequence"] % LATE == 0)
@@ -194,6 +207,11 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "reasons": reasons,
         "late on purpose": injected,
         "late beyond those": others,
+        "those": [
+            [row["created"], row["engine_ms"], row["total_ms"]]
+            for row in late
+            if not (row["sequence"] and row["sequence"] % LATE == 0)
+        ][:50],
         "verdict p50, ms": p50,
         "verdict p99, ms": times[int(0.99 * len(times))],
         "verdict p99.9, ms": p999,

@@ -109,7 +109,8 @@ def _step_back() -> None:
     if hasattr(os, "sched_setscheduler"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if hasattr(os, "nice"):
-        os.nice(5)
+        # Five behind the usual, or behind a station that stands there itself.
+        os.nice(max(5, 5 - os.nice(0)))
 
 
 def make(given: Assignment, folder: Path) -> list[Output]:
