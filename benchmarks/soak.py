@@ -12,6 +12,7 @@ the processors' time that the host of a virtual machine took. Writes results/soa
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -177,9 +178,9 @@ def memory(samples: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def taken(samples: list[dict[str, float]]) -> list[float]:
-    """Milliseconds of all processors that the host gave to others: in all, and between two looks."""
+    """Milliseconds of processors that the host gave to others: in all, most between two looks."""
     counts = [sample["taken"] for sample in samples]
-    steps = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(counts)]
     return [round(sum(steps)), round(max(steps, default=0.0))]
 
 
