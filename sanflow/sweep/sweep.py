@@ -53,9 +53,12 @@ def run_sweep(
     with locked(out / LOCK, f"{out}: another sweep is working here; wait for it, or end it"):
         for cell in cells:
             folders[cell.name].prepare(cell)
-        failed = _run(cells, folders, engine, report, out)
-        finished = collect(cells, out)
-        write_leaderboard(finished, cells, out)
+        try:
+            failed = _run(cells, folders, engine, report, out)
+        finally:
+            # A sweep that is stopped leaves a board of what is done, too.
+            finished = collect(cells, out)
+            write_leaderboard(finished, cells, out)
     if failed:
         listed = "".join(f"\n  {name}: {error}" for name, error in sorted(failed.items()))
         raise SanflowError(

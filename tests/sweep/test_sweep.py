@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sanflow.cli import app
-from sanflow.errors import ConfigError, InputError, SanflowError
+from sanflow.errors import ConfigError, InputError, Interrupted, SanflowError
 from sanflow.sweep.config import Sweep
 from sanflow.sweep.engines import Task, local_engine
 from sanflow.sweep.folder import CellFolder
@@ -47,6 +47,19 @@ def test_a_sweep_and_the_same_again(tiny: Sweep, fake_worker: Order, tmp_path: P
     assert run_sweep(tiny, out, local_engine(1), report=told.append) == finished
     assert told == []
     assert attempts(out) == {FIRST: 1, SECOND: 1}
+
+
+def test_a_sweep_that_is_stopped_leaves_a_board_of_what_is_done(
+    tiny: Sweep, fake_worker: Order, tmp_path: Path
+) -> None:
+    def stop(told: Told) -> None:
+        raise Interrupted("stopped")
+
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run_sweep(tiny, out, local_engine(1), report=stop)
+    assert "1 of 2 cells" in (out / "leaderboard.md").read_text("utf-8")
+    assert FIRST in (out / "cells.csv").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ telling the fast outputs is all it does; the journal and everything behind it on
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -38,6 +39,7 @@ class Emitter:
         self._run = run
         self._changed = threading.Condition(threading.Lock())
         self._stopping = False
+        self._wakes = -math.inf
         self._tasks: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._loop, name="sanflow-emitter", daemon=True)
 
@@ -51,8 +53,8 @@ class Emitter:
         """As Ledger.open; the deadline runs from `begun`."""
         with self._changed:
             entry = self._ledger.open(part, begun, frame, source)
-            # The emitter sleeps until the oldest part is due, which is this one if it is alone.
-            if len(self._ledger.entries) == 1:
+            # Waking the emitter takes the GIL from whoever is to judge the part: only if need be.
+            if entry is not None and entry.due < self._wakes:
                 self._changed.notify()
             return entry
 
@@ -113,7 +115,9 @@ class Emitter:
                 wakes = self._ledger.wakes()
                 if wakes is None and self._stopping:
                     return None
-                self._changed.wait(None if wakes is None else max(0.0, wakes - now) + 1e-4)
+                # With no part open: no later than one that comes the next moment is due.
+                self._wakes = now + self._ledger.deadline if wakes is None else wakes
+                self._changed.wait(max(0.0, self._wakes - now) + 1e-4)
 
     def _give(self, entry: Entry, outcome: Outcome) -> None:
         self._deliver(self._result(entry, outcome), outcome.picture)
