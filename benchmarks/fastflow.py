@@ -136,3 +136,7 @@ def times(
             for slow, fast in pairs
         },
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -275,9 +275,29 @@ def _u8(array: object) -> NDArray[np.uint8]:
 
 
 def _shrink(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
+    down, across = image.shape[0] / height, image.shape[1] / width
+    if down == across == 1:
         return image
+    whole = down.is_integer() and across.is_integer()
+    # OpenCV rounds blocks of 2 x 2 in another way, and is fast there; 257 bytes fit into 16 bits.
+    if whole and down * across <= 257 and not down == across == 2:
+        return _block_means(image, int(down), int(across))
     return _u8(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _block_means(image: NDArray[np.uint8], down: int, across: int) -> NDArray[np.uint8]:
+    """OpenCV's area filter for blocks of `down` x `across` pixels, the same bits in less time."""
+    height, width = image.shape[0] // down, image.shape[1] // across
+    rows = image.reshape(height, down, -1).sum(axis=1, dtype=np.uint16)
+    blocks = rows.reshape(height, width, across, -1)
+    sums = np.empty((height, width, blocks.shape[3]), np.uint16)
+    for channel in range(sums.shape[2]):
+        total = blocks[:, :, 0, channel].copy()
+        for column in range(1, across):
+            total += blocks[:, :, column, channel]
+        sums[:, :, channel] = total
+    means = cv2.convertScaleAbs(sums, alpha=1 / (down * across))
+    return _u8(means).reshape(height, width, *image.shape[2:])
 
 
 def _check_container(data: bytes, name: str) -> None:

@@ -6,6 +6,7 @@ hand in making them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from sanflow import imaging
 from sanflow.errors import ImageError
-from sanflow.imaging import DecodeError, PixelPath, Roi, decode, to_rgb8
+from sanflow.imaging import DecodeError, PixelPath, Roi, _shrink, decode, to_rgb8
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 LEVELS_16 = [0, 128, 129, 25700, 65407, 65535]
@@ -497,3 +498,19 @@ def test_every_magnetic_tile_decodes_and_fits_its_mask(shared: Path) -> None:
         mask = imaging.read_mask(path)
         assert mask.shape == size[path.stem.removesuffix("_mask")][:2], path
         assert 0 < mask.mean() < 1, path
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_blocks_of_pixels_are_averaged_as_opencv_does(channels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for down, across in itertools.product(range(1, 18), repeat=2):
+        picture = rng.integers(0, 256, (6 * down, 5 * across, *channels), np.uint8)
+        expected = cv2.resize(picture, (5, 6), interpolation=cv2.INTER_AREA)
+        found = _shrink(picture, 6, 5)
+        assert found.dtype == np.uint8, (down, across)
+        assert np.array_equal(found, expected), (down, across)
+
+
+def test_the_largest_block_of_white_stays_white() -> None:
+    white = np.full((16 * 2, 16 * 3), 255, np.uint8)
+    assert np.array_equal(_shrink(white, 2, 3), np.full((2, 3), 255))
