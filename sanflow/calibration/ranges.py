@@ -13,17 +13,16 @@ fills a histogram of absolute values up to it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from ..errors import InputError
+from .inner import Inner
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 PERCENTILE = 0.9999
@@ -102,7 +101,7 @@ def histograms(
     """What `observe` derives ranges from; several methods can share it."""
     if iter(images) is images:
         raise InputError("the images are gone through twice: give a list, not an iterator")
-    inner = _Inner(graph, tensors)
+    inner = Inner(graph, tensors)
     peaks = np.array([[float(np.abs(v).max()) for v in inner(image)] for image in images])
     if not len(peaks):
         raise InputError("ranges need at least one image")
@@ -143,34 +142,6 @@ def derive(found: Histograms, method: Method, percentile: float = PERCENTILE) ->
     grew = np.divide(whole, half, out=np.ones_like(whole), where=half > 0) - 1
     growth = float(grew.mean()) if grew.size else 0.0
     return Ranges(method, len(found.peaks), maxima, means, growth)
-
-
-class _Inner:
-    """Runs a graph and gives its inner values."""
-
-    def __init__(self, graph: onnx.ModelProto, tensors: Collection[str]) -> None:
-        known = {name for node in graph.graph.node for name in node.output}
-        known.update(entry.name for entry in graph.graph.input)
-        for name in tensors:
-            if name not in known:
-                raise InputError(f"the graph has no value {name!r} to observe")
-        self.tensors = tuple(dict.fromkeys(tensors))
-        opened = onnx.ModelProto()
-        opened.CopyFrom(graph)
-        del opened.graph.output[:]
-        opened.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self.tensors
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._batch = self._session.get_inputs()[0].shape[0]
-
-    def __call__(self, image: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-        feed = {self._session.get_inputs()[0].name: np.repeat(image[None], self._batch, axis=0)}
-        return self._session.run(list(self.tensors), feed) if self.tensors else ()
 
 
 def _percentile(counts: Counts, percentile: float) -> float:

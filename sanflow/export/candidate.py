@@ -1,7 +1,7 @@
 """Candidates for the shipped graph: one plan each, as the bytes that a bundle would hold.
 
-A bench keeps what all of them share: the compiled graph, and the int8 ranges, which are observed
-once, when the first int8 plan asks for them.
+A bench keeps what all of them share: the compiled graph, and int8's ranges and weights, which are
+found once, when the first int8 plan asks for them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import LOWER, Precision, Target, graph_files
 from ..calibration.ranges import Ranges, observe
 from ..calibration.representative import NEEDED, choose, enough
+from ..calibration.rounding import round_layers
 from ..errors import InputError
 from ..model.method import Method
 from ..runtime.engine import Engine
@@ -27,7 +28,7 @@ from ..runtime.registry import ENGINES, available_engines, default_setting
 from .emulate import EMULATED, Emulated
 from .parts import Part
 from .plan import Plan
-from .quantise import Activation, tensors
+from .quantise import Activation, layers, tensors
 from .typed import typed
 
 
@@ -82,17 +83,17 @@ class Bench:
     activation: Activation
     model: Method[Any]
     good: tuple[Part, ...]
-    """Calibration parts that ranges are taken from."""
+    """Calibration parts that ranges are taken from, and weights rounded for."""
     flows: bool = False
     """Whether a GPU computes the flows' products in lower precision, too."""
 
     def make(self, plan: Plan) -> Candidate:
         """The candidate of a plan."""
         quantised = "int8" in plan.regions.values()
-        ranges = self.ranges if quantised else None
+        ranges, rounded = (self.ranges, self.rounded) if quantised else (None, {})
         # A GPU's int8 stands between FP16 values, a CPU's between FP32.
         around: Literal["fp16", "fp32"] = "fp16" if self.target == "tensorrt" else "fp32"
-        graph = typed(self.graph, plan, ranges, self.activation, around)
+        graph = typed(self.graph, plan, ranges, self.activation, around, rounded)
         form = self.activation if quantised else None
         return Candidate(plan, self.target, form, _files(graph, self.target, lowest(plan)))
 
@@ -104,10 +105,20 @@ class Bench:
 
     @cached_property
     def ranges(self) -> Ranges:
-        """Of every value that int8 may round, over parts that look as different as they can."""
-        chosen = choose(_features(self.model, self.good), NEEDED)
-        images = [self.good[index].image for index in chosen]
-        return observe(self.graph, images, tensors(self.graph, Plan.uniform(self.graph, "int8")))
+        """Of every value that int8 may round."""
+        lowered = Plan.uniform(self.graph, "int8")
+        return observe(self.graph, self._typical, tensors(self.graph, lowered))
+
+    @cached_property
+    def rounded(self) -> dict[str, NDArray[np.int8]]:
+        """The weights of every convolution that may be int8."""
+        lowered = Plan.uniform(self.graph, "int8")
+        return round_layers(self.graph, self._typical, layers(self.graph, lowered))
+
+    @cached_property
+    def _typical(self) -> list[NDArray[np.uint8]]:
+        """Parts that look as different as they can."""
+        return [self.good[i].image for i in choose(_features(self.model, self.good), NEEDED)]
 
     @property
     def warning(self) -> str | None:

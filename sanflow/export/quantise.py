@@ -1,12 +1,13 @@
 """INT8 as explicit QuantizeLinear and DequantizeLinear nodes, where a plan says int8.
 
 Every Conv, Gemm and MatMul of an int8 region reads its activation through a pair of them, and its
-weights through a DequantizeLinear of an int8 constant: symmetric, one scale per output channel.
-Biases stay float, and take back what rounded weights add to a channel in the mean. A tensor has one
-pair, shared by all that compute with it in int8; who needs it in float reads it as it was. Where
-data only moves between a value and the layer (padding, pooling), a pair stands before the move too,
-so that the moved bytes are int8; both inputs of a residual Add have one, so that a block stays int8
-from end to end.
+weights through a DequantizeLinear of an int8 constant: symmetric, one scale per output channel, and
+rounded so that errors cancel where `rounded` says how (calibration/rounding.py). Biases stay float,
+and take back what rounded weights add to a channel in the mean. A tensor has one pair, shared by
+all that compute with it in int8; who needs it in float reads it as it was. Where data only moves
+between a value and the layer (padding, pooling), a pair stands before the move too, so that the
+moved bytes are int8; both inputs of a residual Add have one, so that a block stays int8 from end to
+end.
 
 Two forms, one set of ranges:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..calibration.ranges import LEVELS, Ranges
+from ..calibration.rounding import nearest, scales
 from ..errors import InputError
 from .fold import Value, constants_of
 from .plan import Plan, region_of
@@ -51,12 +54,22 @@ def tensors(graph: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*names, *(survey.unpadded(n.input[0]) for n in survey.weighted)]))
 
 
+def layers(graph: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
+    """The convolutions whose weights become int8, by node name."""
+    return tuple(n.name for n in _Survey(graph, plan).weighted if n.op_type == "Conv")
+
+
 def quantise(
-    graph: onnx.ModelProto, plan: Plan, ranges: Ranges, activation: Activation = "int8"
+    graph: onnx.ModelProto,
+    plan: Plan,
+    ranges: Ranges,
+    activation: Activation = "int8",
+    rounded: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A copy of an FP32 `graph` with the int8 regions of `plan` in Q/DQ form.
 
-    `ranges` are those of `tensors(graph, plan)`. Raises InputError when one is missing.
+    `ranges` are those of `tensors(graph, plan)`; `rounded` the weights of `layers(graph, plan)`,
+    to the nearest step where there are none. Raises InputError when a range is missing.
     """
     if activation not in get_args(Activation):
         raise InputError(f"activation {activation!r} is not one of int8, uint8")
@@ -64,7 +77,7 @@ def quantise(
     made.CopyFrom(graph)
     whole = whole_pixels(made) if plan.regions.get("extractor") == "int8" else {}
     survey = _Survey(made, plan)
-    writer = _Writer(constants_of(made))
+    writer = _Writer(constants_of(made), rounded)
     sites = survey.sites(activation)
     codings = {}
     for name in sites:
@@ -208,6 +221,7 @@ class _Writer:
     """Makes the new nodes and their constants."""
 
     constants: Mapping[str, Value]
+    rounded: Mapping[str, NDArray[np.int8]]
     new: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def weight(
@@ -220,12 +234,10 @@ class _Writer:
         name = node.input[1]
         values = np.asarray(self.constants[name], np.float64)
         axis = 0 if node.op_type == "Conv" or _transposed(node) else values.ndim - 1
-        others = tuple(a for a in range(values.ndim) if a != axis)
-        largest = np.abs(values).max(axis=others, keepdims=True)
-        scale = np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
-        rounded = np.clip(np.round(values / scale), -LEVELS, LEVELS).astype(np.int8)
+        scale = scales(values, axis)
+        rounded = self.rounded.get(node.name, nearest(values, scale))
         if node.op_type == "Conv":
-            lost = (values - rounded * scale.astype(np.float64)).sum(axis=others[1:])  # (O, C / g)
+            lost = (values - rounded * scale.astype(np.float64)).sum(axis=(2, 3))  # (O, C / g)
             groups = np.repeat(
                 means.reshape(-1, lost.shape[1]), len(lost) * lost.shape[1] // means.size, axis=0
             )

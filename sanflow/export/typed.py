@@ -5,9 +5,13 @@ INT8 comes first: what it writes (Q/DQ around FP32 values) is what the half pass
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ..bundle.manifest import Target
 from ..calibration.ranges import Ranges
@@ -28,8 +32,11 @@ def typed(
     ranges: Ranges | None,
     activation: Activation,
     floats: Literal["fp32", "fp16"] = "fp32",
+    rounded: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """The graph with each region in the precision of its plan; `floats` is what surrounds int8.
+
+    `ranges` and `rounded` are for int8 regions, as `quantise` takes them.
 
     Raises InputError when a plan with int8 regions comes without ranges, and when the result is
     a graph that some engine could not run.
@@ -37,7 +44,7 @@ def typed(
     if "int8" in plan.regions.values():
         if ranges is None:
             raise InputError("the plan has int8 regions; give the ranges of their values")
-        graph = quantise(graph, plan, ranges, activation)
+        graph = quantise(graph, plan, ranges, activation, rounded)
     made = to_half(graph, plan, floats=floats)
     lint(made, uint8=activation == "uint8", bf16="bf16" in plan.regions.values())
     check_interface(made)
