@@ -16,6 +16,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before it is started again; doubling while it keeps dying."""
 LONG_LIVED = 60.0
 """Seconds of life after which a death is a first one again."""
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+"""One heap for its many threads, where glibc would have one for each that grows to the largest
+picture; and pictures outside of it, so that their memory goes back when they are done with."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +74,8 @@ class SlowSide:
 
     def _start(self, now: float) -> None:
         command = [sys.executable, "-m", "sanflow.runtime.line.slow"]
-        # One heap for its many threads: glibc's own for each would all grow to the largest picture.
-        environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
         try:
+            environment = {**MALLOC, **os.environ}
             child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
             assert child.stdin is not None
             child.stdin.write(json.dumps(self._assignment).encode() + b"\n")

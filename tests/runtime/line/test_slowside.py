@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sanflow.runtime.line.slowside import SlowSide
+from sanflow.runtime.line.slowside import MALLOC, SlowSide
 
 from .test_station import until
 
@@ -15,7 +15,8 @@ from .test_station import until
 def test_its_threads_share_one_heap_unless_the_user_says_otherwise(
     given: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    for name in MALLOC:
+        monkeypatch.delenv(name, raising=False)
     if given is not None:
         monkeypatch.setenv("MALLOC_ARENA_MAX", given)
     assignment = {"folder": str(tmp_path), "name": "s", "ring": "", "slots": 0, "height": 0}
@@ -24,7 +25,8 @@ def test_its_threads_share_one_heap_unless_the_user_says_otherwise(
     slow.look()
     try:
         environ = Path(f"/proc/{slow.pid}/environ")
-        until(lambda: f"MALLOC_ARENA_MAX={found}".encode() in environ.read_bytes().split(b"\0"))
+        expected = {f"MALLOC_ARENA_MAX={found}".encode(), b"MALLOC_MMAP_THRESHOLD_=65536"}
+        until(lambda: expected <= set(environ.read_bytes().split(b"\0")))
     finally:
         slow.close()
     assert slow.starts == 1
