@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -30,6 +30,7 @@ from sanflow.bundle import Decision
 from sanflow.calibration.calibrate import load_calibration
 from sanflow.calibration.ranges import Histograms, Method, Ranges, derive, histograms
 from sanflow.calibration.representative import choose
+from sanflow.calibration.rounding import round_layers
 from sanflow.data.layout import open_dataset
 from sanflow.data.synthetic import Synthesiser
 from sanflow.evaluation.evaluate import evaluate
@@ -37,7 +38,7 @@ from sanflow.export.graph import to_onnx, trace
 from sanflow.export.naive import naive
 from sanflow.export.openvino import to_ir
 from sanflow.export.plan import Plan
-from sanflow.export.quantise import tensors
+from sanflow.export.quantise import Activation, layers, tensors
 from sanflow.export.typed import typed
 from sanflow.model.config import SanflowConfig
 from sanflow.model.sanflow import SANFlow
@@ -201,6 +202,7 @@ def ablation(bed: Bed) -> Iterable[tuple[str, Any]]:
         },
     )
     best = derive(seen, "mse")
+    yield "rounding", rounding(bed)
     low = [region for region, precision in plan.regions.items() if precision == "int8"]
     yield "regions", {region: score(best, only(plan, [region])) for region in low}
     flow = [region for region in low if region.startswith("level")]
@@ -279,21 +281,39 @@ def calls(engine: Engine) -> Callable[[], object]:
     return lambda: engine.infer(image)
 
 
+def rounding(bed: Bed) -> dict[str, Any]:
+    """Weights to the nearest step, and rounded for what the layers read, from good parts alone."""
+    plan, sample = Plan.uniform(bed.graph, "int8"), bed.sample(IMAGES, 0)
+    ranges = derive(histograms(bed.graph, sample, tensors(bed.graph, plan)), "mse")
+    found = {}
+    for name, rounded in (
+        ("nearest", {}),
+        ("rounded", round_layers(bed.graph, sample, layers(bed.graph, plan))),
+    ):
+        for form in get_args(Activation):
+            graph = typed(bed.graph, plan, ranges, form, rounded=rounded)
+            found[f"{name}, {form}"] = bed.compare(judge(in_ov(graph), bed.judged))
+    return found
+
+
 def forms(bed: Bed) -> dict[str, onnx.ModelProto]:
     """The graph in each precision, as export makes it."""
     plan = Plan.uniform(bed.graph, "int8")
-    seen = histograms(bed.graph, bed.sample(IMAGES, 0), tensors(bed.graph, plan))
-    return precisions(bed.graph, seen)
+    sample = bed.sample(IMAGES, 0)
+    seen = histograms(bed.graph, sample, tensors(bed.graph, plan))
+    return precisions(bed.graph, seen, round_layers(bed.graph, sample, layers(bed.graph, plan)))
 
 
-def precisions(graph: onnx.ModelProto, seen: Histograms) -> dict[str, onnx.ModelProto]:
+def precisions(
+    graph: onnx.ModelProto, seen: Histograms, rounded: dict[str, NDArray[np.int8]]
+) -> dict[str, onnx.ModelProto]:
     """FP32, FP16, INT8 for CPUs, and INT8 as TensorRT takes it."""
     ranges, plan = derive(seen, "mse"), Plan.uniform(graph, "int8")
     return {
         "fp32": graph,
         "fp16": typed(graph, Plan.uniform(graph, "fp16"), None, "int8"),
-        "int8": typed(graph, plan, ranges, "uint8"),
-        "int8 symmetric": typed(graph, plan, ranges, "int8"),
+        "int8": typed(graph, plan, ranges, "uint8", rounded=rounded),
+        "int8 symmetric": typed(graph, plan, ranges, "int8", rounded=rounded),
     }
 
 
@@ -362,7 +382,7 @@ def wide(seconds: float) -> dict[str, Any]:
     graph = to_onnx(model)
     plan = Plan.uniform(graph, "int8")
     seen = histograms(graph, [image], tensors(graph, plan))
-    return latency(model, precisions(graph, seen), seconds)
+    return latency(model, precisions(graph, seen, {}), seconds)
 
 
 if __name__ == "__main__":
