@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sanflow.calibration.ranges import Ranges, observe
+from sanflow.calibration.rounding import round_layers
 from sanflow.errors import InputError
+from sanflow.export.candidate import Bench
 from sanflow.export.fold import constants_of
 from sanflow.export.graph import to_onnx
 from sanflow.export.openvino import to_ir
+from sanflow.export.parts import Part
 from sanflow.export.plan import Plan, region_of
-from sanflow.export.quantise import Activation, quantise, tensors
+from sanflow.export.quantise import Activation, layers, quantise, tensors
 from sanflow.export.whole import whole_pixels
 
 from .conftest import noise, small_model
@@ -357,3 +360,32 @@ def test_a_layer_that_is_a_matrix_product_is_quantised_along_its_outputs() -> No
         np.testing.assert_allclose(
             value[0], (real if kind == "Gemm" else real.T) @ rows.astype(np.float32), rtol=1e-6
         )
+
+
+def test_weights_that_were_rounded_for_their_inputs_are_shipped_and_serve_the_graph_better(
+    graph: onnx.ModelProto, plan: Plan, ranges: Ranges, images: list[NDArray[np.uint8]]
+) -> None:
+    rounded = round_layers(graph, images, layers(graph, plan))
+    made = quantise(graph, plan, ranges, rounded=rounded)
+    after = constants_of(made)
+    weights = {n.name: n.input[1] for n in graph.graph.node if n.name in rounded}
+    assert len(rounded) > 20
+    for name, small in rounded.items():
+        assert np.array_equal(after[f"{weights[name]}/int8"], small)
+    (wanted,) = run(graph, images, "map")
+    (plain,) = run(quantise(graph, plan, ranges), images, "map")
+    (found,) = run(made, images, "map")
+    assert np.abs(found - wanted).mean() < np.abs(plain - wanted).mean()
+
+
+def test_a_bench_rounds_for_the_parts_that_it_is_given(images: list[NDArray[np.uint8]]) -> None:
+    model = small_model()
+    empty = np.zeros(images[0].shape[:2], np.float32)
+    good = tuple(Part(str(n), "calibration", image, 0.0, empty) for n, image in enumerate(images))
+    bench = Bench(to_onnx(model), "onnx", "int8", model, good)
+    (data,) = bench.uniform("int8").files.values()
+    shipped = constants_of(onnx.load_from_string(data))
+    for node in bench.graph.graph.node:
+        if node.name in bench.rounded:
+            found = shipped[f"{node.input[1]}/int8"]
+            assert np.array_equal(found, bench.rounded[node.name])
