@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..model.config import PyramidConfig
 from ..model.likelihood import Spread, clip
-from ..model.score import image_score
+from ..model.score import gaussian, image_score
 from .deploy import Latents, cells
 
 
@@ -132,28 +132,38 @@ class Likelihood(nn.Module):
         if ceiling is not None:
             small = [ceiling - small[0], *(-part for part in small[1:])]
         size = (self.config.height, self.config.width)
-        return enlarged(small, size, self.config.aligned)[:, 0]
+        return enlarged(small, size, self.config.aligned, self.config.map_sigma)[:, 0]
 
 
-def enlarged(maps: Sequence[Tensor], size: tuple[int, int], aligned: bool = True) -> Tensor:
-    """The sum of maps (B, 1, h, w), each resized linearly to `size` (graph 7).
+def enlarged(
+    maps: Sequence[Tensor], size: tuple[int, int], aligned: bool = True, sigma: float = 0.0
+) -> Tensor:
+    """The sum of maps (B, 1, h, w), each resized linearly to `size` (graph 7), then smoothed.
 
-    Corners are aligned, or else borders.
+    Corners are aligned, or else borders. Smoothing is part of the same matrices, so it is free.
 
     Rows first, each level by its own matrix; then the columns of all levels, side by side, in one
     product that also sums them: as three resizes and two sums it costs engines ten times as much.
     """
-    taller = [torch.matmul(interpolation(int(m.shape[2]), size[0], m, aligned), m) for m in maps]
-    wider = [interpolation(int(m.shape[3]), size[1], m, aligned).T for m in maps]
+    taller = [
+        torch.matmul(interpolation(int(m.shape[2]), size[0], m, aligned, sigma), m) for m in maps
+    ]
+    wider = [interpolation(int(m.shape[3]), size[1], m, aligned, sigma).T for m in maps]
     return torch.matmul(torch.cat(taller, dim=3), torch.cat(wider))
 
 
-def interpolation(length: int, to: int, like: Tensor, aligned: bool = True) -> Tensor:
-    """The matrix (to, length) of linear interpolation with aligned corners, or else borders."""
+def interpolation(
+    length: int, to: int, like: Tensor, aligned: bool = True, sigma: float = 0.0
+) -> Tensor:
+    """The matrix (to, length) of linear interpolation with aligned corners, or else borders.
+
+    With `sigma`, of the interpolation and then a Gaussian filter.
+    """
     place = torch.arange(to, dtype=torch.float64)
     if aligned:
         place = place * ((length - 1) / max(to - 1, 1))
     else:
         place = ((place + 0.5) * (length / to) - 0.5).clamp(0, length - 1)
     weight = 1 - (place[:, None] - torch.arange(length)).abs()
-    return weight.clamp_min(0).to(like)
+    weight = weight.clamp_min(0)
+    return (gaussian(to, sigma, weight) @ weight if sigma else weight).to(like)

@@ -134,6 +134,8 @@ class PyramidConfig(MethodConfig):
     max_variance: float = 5.0
     fusion: Literal["likelihood", "log_likelihood"] = "likelihood"
     """`likelihood`: K - sum Up(exp(l - m)); `log_likelihood`: sum Up(m - l), never saturates."""
+    map_sigma: float = 0.0
+    """Deviation, in pixels, of the Gaussian that smooths the fused map; 0 leaves it as it is."""
     image_score: Literal["max", "top"] = "max"
     top_fraction: float = 0.01
     """Share of map pixels averaged by `image_score = "top"`."""
@@ -164,6 +166,10 @@ class PyramidConfig(MethodConfig):
             )
         if self.pool_weight <= 0:
             raise ValueError(f"pool_weight {self.pool_weight} must be positive")
+        if not 0 <= self.map_sigma <= min(self.height, self.width) / 8:
+            raise ValueError(
+                f"map_sigma {self.map_sigma} must be from 0 to an eighth of the image's side"
+            )
         if self.stride_on == "1x1" and self.extractor not in BOTTLENECKS:
             raise ValueError(f"stride_on '1x1' is for {', '.join(BOTTLENECKS)} only")
         if self.smooth < 1 or self.smooth % 2 == 0:

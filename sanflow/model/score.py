@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -15,7 +16,7 @@ from .config import PyramidConfig
 def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConfig) -> Tensor:
     """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous.
 
-    Pooled levels, the last ones, count `pool_weight` times.
+    Pooled levels, the last ones, count `pool_weight` times; a Gaussian of `map_sigma` goes over it.
     """
     parts = []
     for k, likelihood in enumerate(levels):
@@ -24,7 +25,25 @@ def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConf
         if k >= len(config.taps):
             part = config.pool_weight * part
         parts.append(upsample(part, config.height, config.width, config.aligned))
-    return reduce(torch.add, parts)
+    fused = reduce(torch.add, parts)
+    if not config.map_sigma:
+        return fused
+    rows, columns = (gaussian(n, config.map_sigma, fused) for n in fused.shape[1:])
+    return rows @ fused @ columns.T
+
+
+def gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
+    """The matrix (length, length) of a Gaussian filter, `sigma` in pixels, cut off at 4 sigma.
+
+    The outermost value goes on beyond the border; rows sum to 1, so nothing exceeds what was there.
+    """
+    reach = math.ceil(4 * sigma)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    places = (torch.arange(length)[:, None] + offsets).clamp(0, length - 1)
+    filled = torch.zeros(length, length, dtype=torch.float64)
+    filled.scatter_add_(1, places, (weights / weights.sum()).expand(length, -1))
+    return filled.to(like)
 
 
 def upsample(maps: Tensor, height: int, width: int, aligned: bool = True) -> Tensor:

@@ -28,8 +28,9 @@ Z, LL = 1e-12, 1e-9
 SWITCHES: list[dict[str, Any]] = [
     {},
     {"variance": "fixed", "taps": (4,), "pools": (8, 4)},
+    {"variance": "unit", "map_sigma": 1.0, "fusion": "log_likelihood"},
     {"mean": "estimated", "variance_rule": "expectation"},
-    {"feature_scale": "standard", "pools": (4, 1), "pool_weight": 0.5, "variance": "unit"},
+    {"feature_scale": "standard", "pools": (4, 1), "pool_weight": 0.5, "map_sigma": 3.0},
     {"feature_scale": "position", "pools": (2,), "taps": (8, 16), "fusion": "log_likelihood"},
     {"extractor": "mobilenet_v3_large", "taps": (8, 16, 32), "image_score": "top", "blocks": 1},
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 
 from sanflow.model.config import SanflowConfig
-from sanflow.model.score import anomaly_map, image_score, upsample
+from sanflow.model.score import anomaly_map, gaussian, image_score, upsample
 
 CONFIG = SanflowConfig(extractor="resnet18", taps=(8, 16), height=32, width=48)
 
@@ -94,3 +95,27 @@ def test_a_pooled_level_counts_its_weight() -> None:
     torch.testing.assert_close(maps[0], torch.zeros(64, 64))
     torch.testing.assert_close(maps[1], torch.full((64, 64), 3 * (1 - math.exp(-2.0))))
     assert config.ceiling == 5
+
+
+def test_the_map_is_smoothed_as_opencv_does() -> None:
+    levels, level_max = levels_of()
+    plain = anomaly_map(levels, level_max, CONFIG)
+    maps = anomaly_map(levels, level_max, replace(CONFIG, map_sigma=2.0))
+    for found, before in zip(maps, plain, strict=True):
+        smoothed = cv2.GaussianBlur(before.numpy(), (17, 17), 2.0, borderType=cv2.BORDER_REPLICATE)
+        torch.testing.assert_close(found, torch.from_numpy(smoothed), rtol=0, atol=1e-6)
+    assert maps.max() < plain.max()
+
+
+def test_smoothing_leaves_what_is_the_same_everywhere() -> None:
+    """So that a pooled level of one cell may be added after it, and the ceiling holds."""
+    for length, sigma in ((32, 4.0), (48, 0.3), (40, 5.0)):
+        matrix = gaussian(length, sigma, torch.zeros(0, dtype=torch.float64))
+        torch.testing.assert_close(matrix.sum(dim=1), torch.ones(length, dtype=torch.float64))
+        assert matrix.min() >= 0
+
+
+@pytest.mark.parametrize("sigma", [-1.0, 4.1, math.nan])
+def test_a_sigma_that_no_map_can_have(sigma: float) -> None:
+    with pytest.raises(ValueError, match="map_sigma"):
+        replace(CONFIG, map_sigma=sigma)
