@@ -27,7 +27,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"extractor": "mobilenet_v2", "feature_scale": "standard", "smooth": 3},
     {"extractor": "mobilenet_v3_large", "taps": (8, 16, 32), "variance_rule": "expectation"},
     {"variance": "unit", "image_score": "top", "blocks": 1},
-    {"pools": (4, 1), "feature_scale": "standard"},
+    {"pools": (4, 1), "feature_scale": "standard", "map_sigma": 4.0},
     {"variance": "fixed", "mean": "estimated", "fusion": "log_likelihood"},
 ]
 
