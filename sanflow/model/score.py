@@ -16,7 +16,7 @@ from .config import PyramidConfig
 def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConfig) -> Tensor:
     """K - sum_k Up(exp(l^k - m_k)), or sum_k Up(m_k - l^k); (B, H, W), larger is more anomalous.
 
-    Pooled levels, the last ones, count `pool_weight` times; a Gaussian of `map_sigma` goes over it.
+    Pooled levels, the last ones, count `pool_weight` times; the map is smoothed by `map_sigma`.
     """
     parts = []
     for k, likelihood in enumerate(levels):
@@ -28,7 +28,7 @@ def anomaly_map(levels: Sequence[Tensor], level_max: Tensor, config: PyramidConf
     fused = reduce(torch.add, parts)
     if not config.map_sigma:
         return fused
-    rows, columns = (gaussian(n, config.map_sigma, fused) for n in fused.shape[1:])
+    rows, columns = (gaussian(n, config.map_sigma, fused) for n in (config.height, config.width))
     return rows @ fused @ columns.T
 
 
