@@ -49,7 +49,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every position drawn": {"optim.positions": 1.0},
     "three times the learning rate": {"optim.learning_rate": 3e-3},
     "one update per batch": {"optim.updates": 1},
-    "maps not smoothed": {"model.map_sigma": 0.0},
 }
 SCORES: dict[str, dict[str, Any]] = {
     "pooled level counts 0.05 times": {"pool_weight": 0.05},
@@ -59,7 +58,6 @@ SCORES: dict[str, dict[str, Any]] = {
     "pooled level counts three times": {"pool_weight": 3.0},
     "log-likelihoods summed": {"fusion": "log_likelihood"},
     "mean of the top 1 %": {"image_score": "top"},
-    "map not smoothed": {"map_sigma": 0.0},
     "map smoothed with sigma 4": {"map_sigma": 4.0},
     "map smoothed with sigma 8": {"map_sigma": 8.0},
 }

@@ -140,7 +140,7 @@ def enlarged(
 ) -> Tensor:
     """The sum of maps (B, 1, h, w), each resized linearly to `size` (graph 7), then smoothed.
 
-    Corners are aligned, or else borders. Smoothing is part of the same matrices, so it is free.
+    Corners are aligned, or else borders. Smoothing is part of the same matrices.
 
     Rows first, each level by its own matrix; then the columns of all levels, side by side, in one
     product that also sums them: as three resizes and two sums it costs engines ten times as much.

@@ -155,6 +155,14 @@ def test_the_ir_keeps_float32_weights(graph: onnx.ModelProto) -> None:
     assert [port.get_any_name() for port in model.outputs] == ["score", "map"]
 
 
+def test_smoothing_the_map_adds_no_operator() -> None:
+    graphs = [to_onnx(small_model(map_sigma=sigma)).graph for sigma in (0.0, 4.0)]
+    plain, smoothed = ([node.op_type for node in graph.node] for graph in graphs)
+    assert smoothed == plain
+    sizes = [sorted(tuple(t.dims) for t in graph.initializer) for graph in graphs]
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "batch", "reason"),
     [
