@@ -125,6 +125,10 @@ class Decision:
         )
 
 
+SMALL_SCORE = 0.01
+"""Scores below this are compared relatively to it: float32 knows K - S only to about 1e-7."""
+
+
 @dataclass(frozen=True)
 class Tolerances:
     """How far an engine may be from PyTorch: relative for scores, absolute for maps."""

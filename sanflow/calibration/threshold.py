@@ -15,7 +15,7 @@ with distribution Beta(r, k) (ties: stochastically smaller), and
     P(Beta(r, k) <= u) = P(Binomial(n, u) >= r)
 
 gives the confidence in the bound, and the rate that is not exceeded with a given confidence.
-NumPy only, so that the edge install can show and change a threshold.
+No training package, so that the edge install can show and change a threshold.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..bundle.manifest import SMALL_SCORE
 from ..errors import CalibrationError
 
 USUAL_RATE = 0.01
+ROUNDING = 1e-4
+"""Share of its value that a threshold is raised by; see `raised`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Threshold:
     band_mirrored: bool
     """True where no order statistic bounds the band above, and its lower half is mirrored."""
 
-    def above(self, score_relative: float = 1e-4) -> float:
+    def above(self, score_relative: float = ROUNDING) -> float:
         """The value as a bundle decides with it; see `raised`."""
         return raised(self.value, score_relative)
 
@@ -72,7 +75,7 @@ class Threshold:
         )
 
 
-def raised(value: float, score_relative: float = 1e-4) -> float:
+def raised(value: float, score_relative: float = ROUNDING) -> float:
     """A threshold raised by the rounding error of an engine.
 
     At a calibration part's own score the last bit of an engine's arithmetic would decide that
@@ -172,8 +175,8 @@ def uncertain_band(
     P(Binomial(n, p) < l) and P(Binomial(n, p) >= u) are each at most (1 - confidence) / 2.
     With few parts no s_(u) is left above; then the lower half is mirrored, which is a convention
     and not an interval. (With very few no s_(l) is left below either; then s_(1) stands in.)
-    Each half is at least twice `score_relative` of |value| wide, so that an engine inside its
-    parity tolerance cannot turn a verdict outside the band.
+    Each half is so wide that an engine whose score of every part is within `score_relative` of
+    PyTorch's cannot turn a verdict outside the band at the value, raised or not.
     """
     parts = len(ordered)
     rank = max(rank, 1)
@@ -187,7 +190,10 @@ def uncertain_band(
     under = centre - float(ordered[min(lower, rank) - 1])
     mirrored = upper > parts
     over = under if mirrored else float(ordered[max(upper, rank) - 1]) - centre
-    margin = 2 * score_relative * abs(value)
+    # The farthest score s whose error, score_relative of |s|, reaches the raised value.
+    decided = (1 + ROUNDING) * abs(value)
+    error = score_relative * max(decided, SMALL_SCORE) / (1 - min(score_relative, 0.5))
+    margin = decided - abs(value) + error
     return value - max(under, margin), value + max(over, margin), mirrored
 
 

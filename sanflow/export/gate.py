@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Decision
+from ..bundle.manifest import SMALL_SCORE
 from ..calibration.threshold import raised
 from ..data.layout import GOOD
 from ..evaluation.metrics import image_auroc
 from ..evaluation.pixels import PixelCounts
-from ..runtime.comparison import SMALL_SCORE, Flip, rank_correlation
+from ..runtime.comparison import Flip, rank_correlation
 from ..runtime.engine import Engine
 from .parts import Part
 

@@ -15,14 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import golden_name
+from ..bundle.manifest import SMALL_SCORE, golden_name
 from ..calibration.calibrate import CalibratedImage
 from ..data.config import SynthConfig
 from ..data.synthetic import Synthesiser
 from ..errors import CalibrationError, DataError
 from ..imaging import pixel_sha256
 from ..run import Run
-from ..runtime.comparison import SMALL_SCORE
 from ..runtime.parity import Reference
 from .goldens import Goldens
 

@@ -58,7 +58,7 @@ class VerifyReport:
             *("engine", "precision", "images", "compared"),
             *(f"score error {name}" for name in errors),
             *(f"map error {name}" for name in errors),
-            *("rank correlation", "flips", "in band", "result"),
+            *("beyond tolerance, new", "rank correlation", "flips", "in band", "result"),
         )
 
     def rows(self) -> list[tuple[object, ...]]:
@@ -68,6 +68,7 @@ class VerifyReport:
                 *(f"{c.engine} {c.version}", c.precision, c.source, c.images),
                 *_figures(c.score_relative),
                 *_figures(c.map_absolute),
+                c.beyond,
                 None if c.rank_correlation is None else f"{c.rank_correlation:.6f}",
                 *(len(c.flips_outside), len(c.flips) - len(c.flips_outside)),
                 "pass" if c.passed else "FAIL",
@@ -82,8 +83,13 @@ class VerifyReport:
             for c in self.comparisons
             for failure in c.failures
         ]
+        if failures:
+            return "\n".join(failures)
         total = sum(c.images for c in self.comparisons)
-        return "\n".join(failures) or f"{total} comparisons, all within tolerance, no verdict flips"
+        beyond = sum(c.beyond for c in self.comparisons)
+        within = f"all but {beyond} new images" if beyond else "all"
+        where = " outside the band" if any(c.flips for c in self.comparisons) else ""
+        return f"{total} comparisons, {within} within tolerance, no verdict flips{where}"
 
 
 def replay_goldens(
@@ -157,11 +163,10 @@ def _own(
             skipped[str(path)] = str(error)
             step(1)
             continue
-        if reference is not None:
-            yield Case(str(path), image, *reference(image))
-            continue
         score = bundle.manifest.references.get(pixel_sha256(image))
-        if score is None:
+        if reference is not None:
+            yield Case(str(path), image, *reference(image), known=score is not None)
+        elif score is None:
             skipped[str(path)] = f"{path}: no stored PyTorch score"
             step(1)
         else:

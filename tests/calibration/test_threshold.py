@@ -208,10 +208,30 @@ def test_with_few_parts_the_upper_half_of_the_band_is_mirrored() -> None:
     assert threshold.band_low == 96  # P(Poisson(1) >= 4) = 0.019, P(>= 3) = 0.08
 
 
-def test_equal_scores_still_leave_room_for_the_parity_tolerance() -> None:
-    threshold = conformal_threshold(np.full(200, 2.5), 0.01, score_relative=1e-3)
-    assert threshold.band_low == pytest.approx(2.5 - 5e-3)
-    assert threshold.band_high == pytest.approx(2.5 + 5e-3)
+@given(
+    value=st.floats(-10, 10),
+    tolerance=st.floats(1e-5, 0.3),
+    place=st.floats(-2, 2),
+    error=st.floats(-1, 1),
+    raised=st.booleans(),
+)
+def test_the_band_holds_every_score_that_the_parity_tolerance_can_turn(
+    value: float, tolerance: float, place: float, error: float, raised: bool
+) -> None:
+    """Calibration scores are all equal; scores about them move by up to the tolerance."""
+    threshold = conformal_threshold(np.full(200, value), 0.01, score_relative=tolerance)
+    decided = threshold.above() if raised else threshold.value
+    score = value + place * tolerance * max(abs(value), 0.01)
+    found = score + error * tolerance * max(abs(score), 0.01)
+    if (score > decided) != (found > decided):
+        slack = 1e-12 * max(abs(value), 1)
+        assert threshold.band_low - slack <= score <= threshold.band_high + slack
+
+
+def test_the_band_is_no_wider_than_the_parity_tolerance_asks() -> None:
+    threshold = conformal_threshold(np.full(200, 2.5), 0.01, score_relative=0.04)
+    assert threshold.band_high == pytest.approx(2.5 / 0.96, rel=2e-4)
+    assert threshold.band_low == pytest.approx(2 * 2.5 - threshold.band_high)
 
 
 def test_the_words_name_the_rate_the_count_and_both_confidences() -> None:
@@ -231,7 +251,7 @@ def test_display_range() -> None:
 def test_no_training_package_is_imported() -> None:
     code = (
         "import sys, sanflow.calibration.threshold\n"
-        "print([m for m in ('torch', 'scipy', 'sklearn', 'cv2') if m in sys.modules])"
+        "print([m for m in ('torch', 'scipy', 'sklearn') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,14 +65,18 @@ def judge(
     found_map: Callable[[int], Any] = lambda number: 0.5,
     batch: int = 1,
     maps: bool = True,
+    known: bool = True,
+    graph: Graph = GRAPH,
 ) -> Comparison:
     """Compare an engine that scores `found` where PyTorch scores `wanted`."""
     heat = np.full((SIDE, SIDE), wanted_map, np.float32)
     cases = [
-        Case(f"{i}.png", np.full((SIDE, SIDE, 3), i, np.uint8), score, heat if maps else None)
+        Case(
+            f"{i}.png", np.full((SIDE, SIDE, 3), i, np.uint8), score, heat if maps else None, known
+        )
         for i, score in enumerate(wanted)
     ]
-    return compare(Scripted(found, found_map, batch), cases, "images", GRAPH)
+    return compare(Scripted(found, found_map, batch), cases, "images", graph)
 
 
 def test_equal_judges_pass_with_zero_errors() -> None:
@@ -147,14 +152,28 @@ def test_a_score_equal_to_the_threshold_is_ok_on_both_sides() -> None:
     assert judge([1.0], [1.0 + 1e-6]).flips[0].in_band
 
 
+def test_new_images_beyond_a_measured_tolerance_are_counted_and_their_verdicts_decide() -> None:
+    wanted, found = [0.5, 0.75, 1.5], [0.51, 0.75, 1.6]
+    c = judge(wanted, found, found_map=lambda n: 0.7 if n == 2 else 0.5, known=False)
+    assert c.passed
+    assert c.beyond == 2
+    assert (c.worst, c.score_relative.max) == ("2.png", pytest.approx(0.1 / 1.5))
+    assert not judge(wanted, found).passed  # the export's own parts
+    exact = replace(GRAPH, precision="fp32", regions={"extractor": "fp32"})
+    c = judge(wanted, found, known=False, graph=exact)
+    assert (c.passed, c.beyond) == (False, 0)
+    assert not judge([0.98], [1.02], known=False).passed  # a flip
+
+
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_an_infinite_error(bad: float) -> None:
-    c = judge([0.5, 0.75], [0.5, bad])
+def test_what_is_not_finite_is_an_infinite_error(bad: float, known: bool) -> None:
+    c = judge([0.5, 0.75], [0.5, bad], known=known)
     assert c.score_relative.max == np.inf
     assert c.worst == "1.png"
     assert c.rank_correlation is None
     assert not c.passed
-    c = judge([0.5, 0.75], [0.5, 0.75], found_map=lambda number: bad if number else 0.5)
+    c = judge([0.5, 0.75], [0.5, 0.75], found_map=lambda n: bad if n else 0.5, known=known)
     assert c.map_absolute is not None
     assert c.map_absolute.max == np.inf
     assert not c.passed
