@@ -79,7 +79,8 @@ FULL = Size(
     config=RunConfig(
         model=MODEL,
         data=DataConfig(calibrate_fraction=0.25),
-        synth=SynthConfig(quotas=(5, 1, 1, 1)),
+        # Small rectangles as thin and long as scratches: what the extractor has to learn to see.
+        synth=SynthConfig(quotas=(5, 1, 1, 1), small_height=(2, 6), small_width=(20, 120)),
         optim=OptimConfig(
             epochs=14,
             sub_epochs=1,
@@ -88,7 +89,7 @@ FULL = Size(
             positions=0.25,
             feature_noise=0.1,
         ),
-        pretext=PretextConfig(steps=250, batch=8),
+        pretext=PretextConfig(steps=400, batch=8),
         weights="none",
     ),
 )
