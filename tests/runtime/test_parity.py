@@ -67,7 +67,9 @@ def photographs(folder: Path, count: int = 6) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
+def make_bundle(
+    path: Path, images: list[Path], gain: float = 1.0, precision: manifest.Precision = "fp32"
+) -> Bundle:
     """A bundle whose goldens and references say `truth`, and whose graph has this gain."""
     m = manifest
     rng = np.random.default_rng(1)
@@ -83,10 +85,10 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         target="onnx",
         graphs=(
             m.Graph(
-                precision="fp32",
-                regions={"likelihood": "fp32"},
+                precision=precision,
+                regions={"extractor": precision, "likelihood": "fp32"},
                 activation=None,
-                files=("model.onnx",),
+                files=m.graph_files("onnx", precision),
                 scores=tuple(sorted(known.values())),
                 decision=Decision(0.6, 0.2, 0.59, 0.61, 0.0, 1.0),
                 tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
@@ -119,7 +121,11 @@ def make_bundle(path: Path, images: list[Path], gain: float = 1.0) -> Bundle:
         digest="",
     )
     contents = {m.golden_name(i): imaging.encode_png(golden) for i, golden in enumerate(goldens)}
-    contents |= {m.MAPS: maps.getvalue(), m.REPORT: PAGE_HEAD.encode(), "model.onnx": graph(gain)}
+    contents |= {
+        m.MAPS: maps.getvalue(),
+        m.REPORT: PAGE_HEAD.encode(),
+        draft.graphs[0].files[0]: graph(gain),
+    }
     return write_bundle(path, draft, contents)
 
 
@@ -207,6 +213,29 @@ def test_a_wrong_graph_fails_on_all_counts(tmp_path: Path, images: list[Path]) -
     assert own.rank_correlation == pytest.approx(1)
     assert "onnxruntime" in report.text()
     assert "relative score error 1.00e-02" in report.text()
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("fp16", True), ("fp32", False)])
+def test_new_images_beyond_what_export_measured_fail_in_fp32_only(
+    tmp_path: Path, images: list[Path], precision: manifest.Precision, passes: bool
+) -> None:
+    """The first four images are the bundle's calibration images, the other two are new."""
+    lowered = make_bundle(tmp_path / "lowered", images, precision=precision)
+    known = set(lowered.manifest.references)
+
+    def moved(new: bool) -> parity.Reference:
+        def reference(image: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+            score, heat = truth(image)
+            return score * (1.001 if (pixel_sha256(image) not in known) is new else 1), heat
+
+        return reference
+
+    report = verify(lowered, "onnxruntime", images, moved(new=True))
+    assert report.passed is passes
+    assert report.comparisons[1].beyond == (2 if passes else 0)
+    words = "14 comparisons, all but 2 new images within tolerance, no verdict flips"
+    assert (report.text() == words) is passes
+    assert not verify(lowered, "onnxruntime", images, moved(new=False)).passed
 
 
 def test_verdict_flips_depend_on_the_decision(tmp_path: Path, images: list[Path]) -> None:
