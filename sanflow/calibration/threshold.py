@@ -176,7 +176,7 @@ def uncertain_band(
     With few parts no s_(u) is left above; then the lower half is mirrored, which is a convention
     and not an interval. (With very few no s_(l) is left below either; then s_(1) stands in.)
     Each half is so wide that an engine whose score of every part is within `score_relative` of
-    PyTorch's cannot turn a verdict outside the band at the value, raised or not.
+    PyTorch's (up to a half) cannot turn a verdict outside the band, at the value raised or not.
     """
     parts = len(ordered)
     rank = max(rank, 1)
@@ -190,7 +190,8 @@ def uncertain_band(
     under = centre - float(ordered[min(lower, rank) - 1])
     mirrored = upper > parts
     over = under if mirrored else float(ordered[max(upper, rank) - 1]) - centre
-    # The farthest score s whose error, score_relative of |s|, reaches the raised value.
+    # The farthest score s whose error, score_relative of |s|, reaches the raised value (a tolerance
+    # above a half bounds nothing, and the band stays finite).
     decided = (1 + ROUNDING) * abs(value)
     error = score_relative * max(decided, SMALL_SCORE) / (1 - min(score_relative, 0.5))
     margin = decided - abs(value) + error
