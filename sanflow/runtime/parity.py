@@ -58,7 +58,7 @@ class VerifyReport:
             *("engine", "precision", "images", "compared"),
             *(f"score error {name}" for name in errors),
             *(f"map error {name}" for name in errors),
-            *("beyond tolerance, new", "rank correlation", "flips", "in band", "result"),
+            *("rank correlation", "flips", "in band", "result"),
         )
 
     def rows(self) -> list[tuple[object, ...]]:
@@ -68,7 +68,6 @@ class VerifyReport:
                 *(f"{c.engine} {c.version}", c.precision, c.source, c.images),
                 *_figures(c.score_relative),
                 *_figures(c.map_absolute),
-                c.beyond,
                 None if c.rank_correlation is None else f"{c.rank_correlation:.6f}",
                 *(len(c.flips_outside), len(c.flips) - len(c.flips_outside)),
                 "pass" if c.passed else "FAIL",

@@ -210,22 +210,25 @@ def test_with_few_parts_the_upper_half_of_the_band_is_mirrored() -> None:
 
 @given(
     value=st.floats(-10, 10),
-    tolerance=st.floats(1e-5, 0.3),
-    place=st.floats(-2, 2),
-    error=st.floats(-1, 1),
+    digits=st.floats(-5, -0.5),
+    reach=st.floats(0, 1),
+    side=st.sampled_from([-1, 1]),
     raised=st.booleans(),
 )
 def test_the_band_holds_every_score_that_the_parity_tolerance_can_turn(
-    value: float, tolerance: float, place: float, error: float, raised: bool
+    value: float, digits: float, reach: float, side: int, raised: bool
 ) -> None:
-    """Calibration scores are all equal; scores about them move by up to the tolerance."""
+    """Scores about the threshold, up to the farthest, move towards it by all of the tolerance."""
+    tolerance = 10**digits
     threshold = conformal_threshold(np.full(200, value), 0.01, score_relative=tolerance)
     decided = threshold.above() if raised else threshold.value
-    score = value + place * tolerance * max(abs(value), 0.01)
-    found = score + error * tolerance * max(abs(score), 0.01)
-    if (score > decided) != (found > decided):
-        slack = 1e-12 * max(abs(value), 1)
-        assert threshold.band_low - slack <= score <= threshold.band_high + slack
+    farthest = tolerance * max(abs(decided), 0.01) / (1 - tolerance)
+    for share in (reach, 0.999):
+        score = decided + side * share * farthest
+        found = score - side * tolerance * max(abs(score), 0.01)
+        if (score > decided) != (found > decided):
+            slack = 1e-12 * max(abs(value), 1)
+            assert threshold.band_low - slack <= score <= threshold.band_high + slack
 
 
 def test_the_band_is_no_wider_than_the_parity_tolerance_asks() -> None:
