@@ -1,6 +1,7 @@
 """The compiled graph beside the naive trace, what a CFLOW user runs today, and peers' graphs.
 
     python benchmarks/engines.py [--quick] [--peers FOLDER] [--extractor NAME ...] [--seconds S]
+        [--memory]
 
 SANFlow's `sanflow` preset (D = 512, taps 8/16/32, 256 px, batch 1, random weights) on three
 extractors. Calls that are compared take turns in one process (timing.py), group by group to bound
@@ -26,6 +27,7 @@ import numpy as np
 import onnx
 import torch
 from freia_form import FreiaSANFlow, cflow
+from onnx import numpy_helper
 from timing import RESULTS, Call, Timing, in_onnxruntime, in_openvino, interleaved, machine
 
 from sanflow.calibration.ranges import observe
@@ -51,17 +53,29 @@ def main() -> None:
     parser.add_argument("--extractor", action="append", choices=EXTRACTORS)
     parser.add_argument("--peers", type=Path, help="folder with EXTRACTOR/NAME.onnx")
     parser.add_argument("--seconds", type=float, default=60.0, help="per extractor and threads")
+    parser.add_argument("--memory", action="store_true", help="memory and cold start alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     given = parser.parse_args()
     seconds = 6.0 if given.quick else given.seconds
     threads = (1,) if given.quick else tuple(sorted({1, min(2, usable_cpus())}))
     found: dict[str, Any] = {"machine": machine(), "command": "engines.py", "extractors": {}}
+    if given.memory:
+        found = json.loads(given.out.read_text(encoding="utf-8"))
     for name in given.extractor or EXTRACTORS:
         peers = sorted((given.peers / name).glob("*.onnx")) if given.peers else []
-        found["extractors"][name] = measure(name, threads, seconds, peers)
-        report(name, found["extractors"][name])
+        made = memory(name) if given.memory else measure(name, threads, seconds, peers)
+        found["extractors"].setdefault(name, {}).update(made)
+        report(name, made)
     given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def memory(name: str) -> dict[str, Any]:
+    """Fresh processes alone, beside what was measured before."""
+    model = SANFlow(SanflowConfig(extractor=name)).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder:
+        found = fresh(saved(model, Path(folder)))
+    return {"fresh process": found, "machine of the fresh process": machine()}
 
 
 def measure(
@@ -200,29 +214,46 @@ def ratios(timings: dict[str, Timing], by: str) -> dict[str, float]:
 
 
 CHILD = """
-import json, sys, time
-began = time.time()
+import json, re, sys, threading, time
+from pathlib import Path
+from sanflow.runtime.heap import lean_heap
 from sanflow.runtime.machine import peak_rss_mib
 from sanflow.runtime.{module} import {kind}
 import numpy as np
-imported, before = time.time(), peak_rss_mib()
-files = [open(name, "rb").read() for name in sys.argv[2:]]
-engine = {kind}({files}, 1)
-del files
-opened = time.time()
+def held(name):
+    found = re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024
+own, done = [], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        own.append(held("RssAnon"))
+imported, before, own_before = time.time(), peak_rss_mib(), held("RssAnon")
+watching = threading.Thread(target=watch)
+watching.start()
+files = [Path(name) for name in sys.argv[2:]]
+with lean_heap():
+    engine = {kind}({files}, 1)
+opened, then = time.time(), held("VmRSS")
 engine.infer(np.zeros(engine.inputs[0].shape, np.uint8))
+judged, after = time.time(), held("VmRSS")
+done.set()
+watching.join()
 print(json.dumps(dict(
-    import_s=imported - began, open_s=opened - imported, first_s=time.time() - opened,
-    total_s=time.time() - float(sys.argv[1]), engine_mib=before, peak_mib=peak_rss_mib())))
-"""
+    import_s=imported - began, open_s=opened - imported, first_s=judged - opened,
+    total_s=judged - began, engine_mib=before, peak_mib=peak_rss_mib(),
+    own_mib=max(own) - own_before, activations_mib=after - then)))
+""".replace("began", "float(sys.argv[1])")
 
 
 def fresh(graphs: dict[str, Path]) -> dict[str, Any]:
-    """Peak memory and seconds to the first verdict of each graph in a process of its own."""
+    """Peak memory and seconds to the first verdict of each graph in a process of its own.
+
+    `own` is what no file backs; `activations` what the first inference adds.
+    """
     found: dict[str, Any] = {}
     engines = {
         "openvino": ("ov", "OvEngine", "files"),
-        "onnxruntime": ("ort", "OrtEngine", "files.pop()"),
+        "onnxruntime": ("ort", "OrtEngine", "*files"),
     }
     for name, path in graphs.items():
         for engine, (module, kind, given) in engines.items():
@@ -238,11 +269,25 @@ def fresh(graphs: dict[str, Path]) -> dict[str, Any]:
                 raise SystemExit(f"{name} in {engine}: {done.stderr[-2000:]}")
             result = json.loads(done.stdout.splitlines()[-1])
             result = {k: round(v, 2) for k, v in result.items()}
-            result["weights_mib"] = mib(path)
-            over = result["peak_mib"] - result["engine_mib"]
-            result["peak_over_weights"] = round(over / result["weights_mib"], 2)
+            result["file_mib"], result["weights_mib"] = mib(path), constants_mib(path)
+            for key, held in (
+                ("peak", result["peak_mib"] - result["engine_mib"]),
+                ("own", result["own_mib"]),
+            ):
+                over = (held - result["activations_mib"]) / result["weights_mib"]
+                result[f"{key}_over_weights"] = round(over, 2)
             found[f"{name}, {engine}"] = result
     return found
+
+
+def constants_mib(path: Path) -> float:
+    """Weights as an engine holds them: a position's row and column are one map then."""
+    graph = onnx.load(path).graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Add" and all(name in held for name in node.input):
+            held[node.output[0]] = np.add(*(held.pop(name) for name in node.input))
+    return round(sum(value.nbytes for value in held.values()) / 2**20, 1)
 
 
 def shipped(graph: Path) -> list[Path]:
@@ -270,9 +315,14 @@ def report(name: str, found: dict[str, Any]) -> None:
             print("times as fast, by the clock and by processor time")
             for pair, ratio in group["ratios"].items():
                 print(f"{pair:76} {ratio:6.2f} {group['processor_ratios'][pair]:6.2f}")
-    print(f"\n{name}, fresh process: peak MiB, over weights, seconds to the first verdict")
+    print(
+        f"\n{name}, fresh process: file, weights, peak, own, activations in MiB; peak and own less"
+    )
+    print("activations over weights; seconds to the first verdict")
+    keys = ("file_mib", "weights_mib", "peak_mib", "own_mib", "activations_mib")
     for call, f in found["fresh process"].items():
-        cells = f"{f['peak_mib']:8.0f} {f['peak_over_weights']:6.2f} {f['total_s']:6.2f}"
+        cells = " ".join(f"{f[key]:7.0f}" for key in keys)
+        cells += f" {f['peak_over_weights']:6.2f} {f['own_over_weights']:6.2f} {f['total_s']:6.2f}"
         print(f"{call:44} {cells}", flush=True)
 
 

@@ -45,8 +45,8 @@ from sanflow.model.sanflow import SANFlow
 from sanflow.run import Run, open_run
 from sanflow.runtime.comparison import rank_correlation
 from sanflow.runtime.engine import Engine
-from sanflow.runtime.ort import OrtEngine
-from sanflow.runtime.ov import OvEngine
+from sanflow.runtime.registry import open_graph
+from sanflow.runtime.setting import Setting
 
 Image = NDArray[np.uint8]
 Judged = tuple[NDArray[np.float64], NDArray[np.float32]]
@@ -181,7 +181,13 @@ def judge(engine: Engine, images: Iterable[Image]) -> Judged:
 
 def in_ov(graph: onnx.ModelProto) -> Engine:
     """As the runtime opens an openvino bundle."""
-    return OvEngine(list(to_ir(graph)), 1)
+    return open_ir(to_ir(graph))
+
+
+def open_ir(files: tuple[bytes, bytes]) -> Engine:
+    """An xml and a bin in OpenVINO, one thread."""
+    named = dict(zip(("model.xml", "model.bin"), files, strict=True))
+    return open_graph(named, Setting("openvino", 1))
 
 
 ABLATIONS = ("methods", "rounding", "regions", "regions_joined", "counts", "nncf")
@@ -254,7 +260,7 @@ def nncf_forms(bed: Bed) -> dict[str, Any]:
                 subset_size=len(images),
                 ignored_scope=kept,
             )
-            engine = OvEngine(list(saved(made)), 1)
+            engine = open_ir(saved(made))
             row = bed.compare(judge(engine, bed.judged))
             times = interleaved({"nncf": calls(engine), "ours": calls(ours)}, 10)
             found[f"{preset.value}, {name} ignored"] = {
@@ -330,7 +336,10 @@ def losses(bed: Bed, data: Path | None) -> dict[str, Any]:
     for form, graph in forms(bed).items():
         for name in ("onnxruntime", "openvino"):
             data_bytes = graph.SerializeToString()
-            engine: Engine = OrtEngine(data_bytes, 1) if name == "onnxruntime" else in_ov(graph)
+            if name == "onnxruntime":
+                engine = open_graph({"model.onnx": data_bytes}, Setting(name, 1))
+            else:
+                engine = in_ov(graph)
             row = on_test(engine, dataset.test, bed)
             size = len(data_bytes) if name == "onnxruntime" else sum(map(len, to_ir(graph)))
             table[f"{form}, {name}"] = {

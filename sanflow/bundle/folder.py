@@ -3,9 +3,10 @@
 Nothing but the manifest is parsed: every other file is hashed first and then looked at byte by
 byte (contents.py). Nothing outside the manifest's list may lie in the folder.
 
-Time of check, time of use: `Bundle.read` hashes the very bytes that it returns, on every call. An
-engine or decoder is given those bytes, never a path, so a file swapped after `open` is found, not
-used; and `open` keeps no graph in memory.
+Time of check, time of use: `Bundle.read` hashes the very bytes that it returns, on every call, and
+`Bundle.copy` those that it writes. A decoder is given such bytes and an engine such a copy, never
+the bundle's own path, so a file swapped after `open` is found, not used; and `open` keeps no graph
+in memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from .. import imaging
 from ..errors import BundleError, ConfigError, ImageError
 from . import contents
-from .manifest import MAPS, Kind, Manifest
+from .manifest import MAPS, FileEntry, Kind, Manifest
 from .spelling import parse
 
 MANIFEST = "manifest.json"
@@ -89,17 +91,36 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """Bytes of one listed file, hashed again on every call; BundleError if they changed."""
-        entry = self.manifest.files.get(name)
-        if entry is None:
+        data = _read(self.path, name, self._entry(name).bytes)
+        self._check(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def copy(self, name: str, folder: Path) -> Path:
+        """One listed file in another folder, hashed while it is written: never whole in memory.
+
+        BundleError if it changed since the bundle was opened, OSError if it cannot be written.
+        """
+        size, target = self._entry(name).bytes, folder / Path(name).name
+        digest = hashlib.sha256()
+        with target.open("xb") as written:
+            for piece in _pieces(self.path, name, size):
+                digest.update(piece)
+                written.write(piece)
+        self._check(name, digest.hexdigest())
+        return target
+
+    def _entry(self, name: str) -> FileEntry:
+        if name not in self.manifest.files:
             raise BundleError(f"{self.path}: {name!r} is not a file of this bundle")
-        data = _read(self.path, name, entry.bytes)
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
+        return self.manifest.files[name]
+
+    def _check(self, name: str, found: str) -> None:
+        stated = self._entry(name).sha256
+        if found != stated:
             raise BundleError(
                 f"{self.path}: {name}: sha256 is {found[:12]}..., the manifest says "
-                f"{entry.sha256[:12]}...: the file was altered or damaged; {_COPY}"
+                f"{stated[:12]}...: the file was altered or damaged; {_COPY}"
             )
-        return data
 
     def goldens(self) -> list[Golden]:
         """The golden samples, decoded."""
@@ -144,7 +165,12 @@ def _require_plain(folder: Path, name: str) -> None:
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
-    """The whole file, at most `limit` bytes; never through a final link, never from a pipe."""
+    """The whole file, at most `limit` bytes."""
+    return b"".join(_pieces(folder, name, limit, limit))
+
+
+def _pieces(folder: Path, name: str, limit: int, size: int = 2**20) -> Iterator[bytes]:
+    """The file piece by piece, at most `limit` bytes; never through a final link or from a pipe."""
     if limit > MAX_FILE:
         raise BundleError(
             f"{folder}: {name}: {limit} bytes in the manifest, the limit is {MAX_FILE}; {_EXPORT}"
@@ -165,7 +191,10 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
                     f"{folder}: {name}: {status.st_size} bytes, the manifest says {limit}: "
                     f"the file was altered or cut short; {_COPY}"
                 )
-            return file.read(limit)
+            left = limit
+            while piece := file.read(min(size, left)):
+                left -= len(piece)
+                yield piece
     except OSError as error:
         raise BundleError(f"{folder}: {name}: cannot be read: {error.strerror}; {_COPY}") from error
 

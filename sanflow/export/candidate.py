@@ -20,11 +20,10 @@ from ..bundle.manifest import LOWER, Precision, Target, graph_files
 from ..calibration.ranges import Ranges, observe
 from ..calibration.representative import NEEDED, choose, enough
 from ..calibration.rounding import round_layers
-from ..errors import InputError
 from ..model.method import Method
 from ..runtime.engine import Engine
 from ..runtime.machine import default_threads
-from ..runtime.registry import ENGINES, available_engines, default_setting
+from ..runtime.registry import ENGINES, available_engines, default_setting, open_graph
 from .emulate import EMULATED, Emulated
 from .parts import Part
 from .plan import Plan
@@ -67,11 +66,7 @@ class Candidate:
         if name == EMULATED:
             (graph,) = self.files.values()
             return Emulated(graph, default_threads())
-        setting = default_setting(self.target, name)
-        open_files = ENGINES[setting.engine].open_files
-        if open_files is None:
-            raise InputError(f"{setting.engine} builds a plan of a bundle; it opens no bare graph")
-        return open_files(list(self.files.values()), setting)
+        return open_graph(self.files, default_setting(self.target, name))
 
 
 @dataclass(frozen=True)

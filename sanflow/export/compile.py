@@ -57,7 +57,7 @@ PASSES: tuple[tuple[Pass, str], ...] = (
     (passes.fold_norms, "global scales, offsets and feature scaling are in the weights"),
     (passes.freeze_likelihood, "one constant per level, means as convolutions"),
     (passes.fold_head, "BatchNorm folded, the last convolution only where it is sampled"),
-    (passes.fold_extractor, "BatchNorm folded"),
+    (passes.fold_batch_norms, "BatchNorm folded"),
     (passes.fold_pixels, "the pixels' deviation is in the first convolutions"),
 )
 

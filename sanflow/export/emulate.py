@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.ort import OrtEngine
+from ..runtime.private import scratch
 from .fold import Value, constants_of, element_types, skeleton
 from .plan import MOVES
 
@@ -39,7 +40,10 @@ class Emulated(OrtEngine):
 
     def __init__(self, graph: bytes, threads: int) -> None:
         made = emulate(onnx.load_from_string(graph))
-        super().__init__(made.SerializeToString(), threads)
+        with scratch() as folder:
+            path = folder / "model.onnx"
+            path.write_bytes(made.SerializeToString())
+            super().__init__(path, threads)
 
 
 def emulate(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -61,6 +61,8 @@ def trace(model: Inference, batch: int = 1) -> onnx.ModelProto:
             input_names=["image"],
             output_names=["score", "map"],
             opset_version=OPSET,
+            # It would write the position's row and column as one map, several times the file.
+            do_constant_folding=False,
             dynamo=False,
         )
     graph = fold(onnx.load_from_string(buffer.getvalue()))

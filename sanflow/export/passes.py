@@ -270,15 +270,15 @@ def _folded_head(head: DenseHead, size: tuple[int, int]) -> Head:
     return Head([cast(nn.Conv2d, head.first[0]), *middle, head.last], head.stride, *size)
 
 
-def fold_extractor(model: DeployModel) -> DeployModel:
-    """The extractor's BatchNorms lie in its convolutions, but for those behind a tap."""
+def fold_batch_norms(model: DeployModel) -> DeployModel:
+    """BatchNorms of extractor and classifier lie in their convolutions, not those behind a tap."""
     features = cast(Features, model.extractor)
     tapped = set()
     if features.body.name == "mobilenet_v3_large":  # tapped before a block's last BatchNorm
         body = features.body.body
         blocks = [body.get_submodule(f"{name}.block") for name in features.body.taps]
         tapped = {id(list(block.children())[-1]) for block in blocks}
-    for module in features.body.modules():
+    for module in model.modules():
         if id(module) not in tapped:
             _fold_children(module)
     return model

@@ -14,6 +14,7 @@ Settings, and why:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,14 +33,14 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OrtEngine(Engine):
-    """An ONNX graph in an onnxruntime session."""
+    """An ONNX file in an onnxruntime session, which does not need it any more once it is open."""
 
     name = "onnxruntime"
     providers: ClassVar[tuple[Any, ...]] = ("CPUExecutionProvider",)
 
     def __init__(
         self,
-        graph: bytes,
+        graph: Path,
         threads: int,
         *,
         in_flight: int = 1,
@@ -58,7 +59,7 @@ class OrtEngine(Engine):
         if _opset(graph) >= _HALF_SCALES:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session: Any = onnxruntime.InferenceSession(
-            graph, options, providers=list(self.providers)
+            str(graph), options, providers=list(self.providers)
         )
         self._check_providers()
         super().__init__(
@@ -90,7 +91,7 @@ class OrtCudaEngine(OrtEngine):
         "CPUExecutionProvider",
     )
 
-    def __init__(self, graph: bytes, threads: int) -> None:
+    def __init__(self, graph: Path, threads: int) -> None:
         if _CUDA not in onnxruntime.get_available_providers():
             raise EngineError(
                 "onnxruntime-cuda: the installed onnxruntime has no CUDA provider; remove it and "
@@ -109,10 +110,10 @@ class OrtCudaEngine(OrtEngine):
             )
 
 
-def _opset(graph: bytes) -> int:
+def _opset(graph: Path) -> int:
     versions = [
         value
-        for field, entry in fields(memoryview(graph), "model")
+        for field, entry in fields(np.memmap(graph, np.uint8, "r").data, "model")
         if field == 8 and isinstance(entry, memoryview)
         for part, value in fields(entry, "opset")
         if part == 2 and isinstance(value, int)

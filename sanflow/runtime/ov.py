@@ -6,11 +6,18 @@ Settings, and why:
   scores on other machines. A bf16 bundle has its types in the graph, region by region;
 - latency mode, one stream per inference in flight, by default one with all threads on it;
 - no pinning, unless asked for: two processes that pin their threads pin them to the same cores;
-- no model cache: nothing is written to disk.
+- no model cache, whose entries would have to be trusted.
+
+The xml's weights are mapped, not read: compiling packs them anew, and pages that nobody looks at
+again are the system's to take back. So the file must stay as it is while the engine is open: give
+it a copy that nobody else writes to. The names may go.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -27,17 +34,13 @@ _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 class OvEngine(Engine):
-    """An ONNX graph, or the xml and bin of an IR, compiled by OpenVINO.
-
-    The list of their bytes is emptied once they are read: compiling packs the weights anew, and on
-    a small machine the file need not lie in memory beside that.
-    """
+    """An ONNX file, or the xml and bin of an IR, compiled by OpenVINO."""
 
     name = "openvino"
 
     def __init__(
         self,
-        files: list[bytes],
+        files: Sequence[Path],
         threads: int,
         *,
         in_flight: int = 1,
@@ -46,8 +49,9 @@ class OvEngine(Engine):
         cores: Cores = "auto",
     ) -> None:
         core = openvino.Core()
+        if sys.platform == "win32":  # a mapped file cannot be removed there
+            core.set_property({"ENABLE_MMAP": False})
         model = core.read_model(*files)
-        files.clear()
         _check_bf16(core, model)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

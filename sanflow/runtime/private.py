@@ -1,6 +1,6 @@
-"""Files that belong to this user alone: caches of tuned settings and of TensorRT plans.
+"""Files that belong to this user alone: caches of tuned settings and plans, graphs being loaded.
 
-What lies here is trusted later, a plan even with native code in it, so a file or folder that
+What lies in a cache is trusted later, a plan even with native code in it, so a file or folder that
 somebody else owns or may write to is refused, and a link is never followed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,20 @@ def cache_root() -> Path:
     # The specification has a relative path ignored.
     base = given if given.is_absolute() else Path(os.path.expanduser("~/.cache"))
     return base / "sanflow"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder for large files, gone at the end; OSError if there is nowhere to make one.
+
+    In `$TMPDIR`, else /var/tmp, because /tmp may lie in memory.
+    """
+    large = "/var/tmp"
+    usual = os.environ.get("TMPDIR") or not os.access(large, os.W_OK)
+    with tempfile.TemporaryDirectory(
+        prefix="sanflow-", dir=None if usual else large, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def make_folder(path: Path) -> None:

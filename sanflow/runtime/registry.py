@@ -10,26 +10,30 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..bundle import Bundle, Graph
 from ..bundle.manifest import Target, Tensor
 from ..errors import EngineError, InputError, SanflowError
 from .engine import Engine, TensorSpec, in_one_line
 from .gpu import no_gpu
+from .heap import lean_heap
 from .machine import default_threads
+from .private import scratch
 from .setting import Gpu, Setting
 from .trt.messages import explain
 from .tuned import tuned_setting
 
-OpenFiles = Callable[[list[bytes], Setting], Engine]
-"""Bytes of a graph's files, which may be dropped from the list, and the setting -> an engine."""
+OpenFiles = Callable[[list[Path], Setting], Engine]
+"""A graph's files, which nobody else writes to, and the setting -> an engine."""
 Load = Callable[[Bundle, Graph, Setting], Engine]
 """A bundle, the graph that is asked for, the setting -> an engine that says which graph it runs."""
 
 
-def _onnxruntime(files: list[bytes], setting: Setting) -> Engine:
+def _onnxruntime(files: list[Path], setting: Setting) -> Engine:
     from .ort import OrtEngine
 
     return OrtEngine(
@@ -41,7 +45,7 @@ def _onnxruntime(files: list[bytes], setting: Setting) -> Engine:
     )
 
 
-def _openvino(files: list[bytes], setting: Setting) -> Engine:
+def _openvino(files: list[Path], setting: Setting) -> Engine:
     from .ov import OvEngine
 
     return OvEngine(
@@ -54,7 +58,7 @@ def _openvino(files: list[bytes], setting: Setting) -> Engine:
     )
 
 
-def _onnxruntime_cuda(files: list[bytes], setting: Setting) -> Engine:
+def _onnxruntime_cuda(files: list[Path], setting: Setting) -> Engine:
     from .ort import OrtCudaEngine
 
     return OrtCudaEngine(files[0], setting.threads)
@@ -68,11 +72,29 @@ def _tensorrt(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
 
 def _reading(open_files: OpenFiles) -> Load:
     def load(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
-        engine = open_files([bundle.read(name) for name in graph.files], setting)
+        def put(folder: Path) -> list[Path]:
+            return [bundle.copy(name, folder) for name in graph.files]
+
+        engine = _open_copies(put, open_files, setting)
         engine.graph = graph
         return engine
 
     return load
+
+
+def _open_copies(
+    put: Callable[[Path], list[Path]], open_files: OpenFiles, setting: Setting
+) -> Engine:
+    """An engine on files that `put` writes to a folder, which is gone once the engine is open."""
+    with lean_heap(), ExitStack() as until_open:
+        try:
+            files = put(until_open.enter_context(scratch()))
+        except OSError as error:
+            raise EngineError(
+                f"the graph cannot be copied to where an engine loads it from: {error}; set TMPDIR "
+                "to a folder with room for it"
+            ) from error
+        return open_files(files, setting)
 
 
 @dataclass(frozen=True)
@@ -174,6 +196,20 @@ def open_engine(
     return _open(
         bundle, graph, setting or default_setting(bundle.manifest.target, name, threads, gpu)
     )
+
+
+def open_graph(files: Mapping[str, bytes], setting: Setting) -> Engine:
+    """Load a graph that is in no bundle yet, its files by name; InputError where none can be."""
+    open_files = ENGINES[setting.engine].open_files
+    if open_files is None:
+        raise InputError(f"{setting.engine} builds a plan of a bundle; it opens no bare graph")
+
+    def put(folder: Path) -> list[Path]:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        return [folder / name for name in files]
+
+    return _open_copies(put, open_files, setting)
 
 
 def default_setting(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,11 +174,44 @@ def test_a_file_swapped_after_opening_is_found_when_it_is_read(bundle: Bundle) -
         bundle.read("model.onnx")
 
 
+def test_a_copy_is_the_file_that_was_opened(bundle: Bundle, tmp_path: Path) -> None:
+    """In pieces: only the hash over all of them tells that the last byte is another."""
+    (tmp_path / "copies").mkdir()
+    copy = bundle.copy("model.onnx", tmp_path / "copies")
+    assert copy == tmp_path / "copies" / "model.onnx"
+    data = bytearray(bundle.read("model.onnx"))
+    assert copy.read_bytes() == data
+    data[-1] ^= 1
+    (bundle.path / "model.onnx").write_bytes(data)
+    assert copy.read_bytes() != data
+    copy.unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: sha256 is .* altered or damaged"):
+        bundle.copy("model.onnx", tmp_path / "copies")
+
+
+def test_a_large_file_is_copied_piece_by_piece(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 20 * 2**20
+    (bundle.path / "large").write_bytes(bytes(size))
+    entry = manifest.FileEntry(hashlib.sha256(bytes(size)).hexdigest(), size)
+    files = {**bundle.manifest.files, "large": entry}
+    larger = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=files))
+    tracemalloc.start()
+    copy = larger.copy("large", tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert copy.stat().st_size == size
+    assert most < size / 4
+
+
 def test_only_listed_files_can_be_read(bundle: Bundle) -> None:
     (bundle.path.parent / "secret").write_text("x")
     for name in ("../secret", "manifest.json", "/etc/hostname", ""):
         with pytest.raises(BundleError, match="is not a file of this bundle"):
             bundle.read(name)
+        with pytest.raises(BundleError, match="is not a file of this bundle"):
+            bundle.copy(name, bundle.path.parent / "nowhere")
 
 
 def array(values: np.ndarray) -> bytes:

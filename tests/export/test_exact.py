@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from sanflow.export.exact import exact
 from sanflow.export.graph import to_onnx
 from sanflow.runtime.engine import Engine
-from sanflow.runtime.ort import OrtEngine
-from sanflow.runtime.ov import OvEngine
+from sanflow.runtime.registry import open_graph
+from sanflow.runtime.setting import Setting
 
 from .conftest import noise, small_model
 
@@ -86,16 +86,16 @@ def test_one_image_has_the_same_bits_in_any_batch(changes: dict[str, Any]) -> No
     """Levels as small as 2 x 3, so that slots begin in the middle of a vector register."""
     model = small_model(**changes)
     images = noise(4, model, seed=2).numpy()
-    graphs = {batch: to_onnx(model, batch).SerializeToString() for batch in (1, 3)}
-    engines = (lambda graph, threads: OvEngine([graph], threads), OrtEngine)
-    for make in engines:
+    made = {batch: to_onnx(model, batch) for batch in (1, 3)}
+    graphs = {batch: {"model.onnx": graph.SerializeToString()} for batch, graph in made.items()}
+    for name in ("openvino", "onnxruntime"):
         alone = None
         for threads in (1, 3):
-            with make(graphs[1], threads) as engine:
+            with open_graph(graphs[1], Setting(name, threads)) as engine:
                 found = [bits(engine, image[None])[0] for image in images]
             alone = alone or found
             assert found == alone
-            with make(graphs[3], threads) as engine:
+            with open_graph(graphs[3], Setting(name, threads)) as engine:
                 for order in ([0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 1, 3]):
                     assert bits(engine, images[order]) == [alone[i] for i in order]
 

@@ -141,6 +141,22 @@ def test_neighbours_in_a_batch_change_no_bit(graph: onnx.ModelProto) -> None:
         np.testing.assert_array_equal(heat[0], pairs[0][1][0])
 
 
+def test_a_position_is_a_row_and_a_column_in_the_file(graph: onnx.ModelProto) -> None:
+    """Engines sum them when they load it; as maps they were half of a trained run's file."""
+    grids = {size for size in small_model().sizes if min(size) > 1}
+    maps = [t.name for t in graph.graph.initializer if tuple(t.dims[2:]) in grids]
+    assert not maps
+    rows, columns = ({(h, 1) for h, _ in grids}, {(1, w) for _, w in grids})
+    found = {tuple(t.dims[2:]) for t in graph.graph.initializer}
+    assert rows | columns <= found
+    xml, weights = to_ir(graph)
+    model = openvino.Core().read_model(xml, weights)
+    shapes = [op.get_output_shape(0) for op in model.get_ops() if op.get_type_name() == "Constant"]
+    kept = {tuple(shape[2:]) for shape in shapes}
+    assert rows | columns <= kept
+    assert not kept & grids
+
+
 def test_the_ir_keeps_float32_weights(graph: onnx.ModelProto) -> None:
     xml, weights = to_ir(graph)
     assert b'element_type="f16"' not in xml

@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from sanflow.errors import EngineError
-from sanflow.runtime.ov import OvEngine
+from sanflow.runtime.registry import open_graph
+from sanflow.runtime.setting import Setting
 
 from .conftest import HEIGHT, WIDTH, network, to_ir
 
@@ -34,9 +35,8 @@ def in_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def files(tmp_path: Path) -> tuple[bytes, bytes]:
-    found = to_ir(in_bf16(network()), tmp_path)
-    return found["model.xml"], found["model.bin"]
+def files(tmp_path: Path) -> dict[str, bytes]:
+    return to_ir(in_bf16(network()), tmp_path)
 
 
 class Processor:
@@ -63,7 +63,7 @@ def test_without_bfloat16_it_is_refused_with_the_processor_named(
     monkeypatch.setattr(openvino, "Core", lambda: old)
     reason = r"bf16, which this processor \(A processor of 2015\) does not have; export the run "
     with pytest.raises(EngineError, match=reason):
-        OvEngine(list(made), 1)
+        open_graph(made, Setting("openvino", 1))
 
 
 def test_a_float32_bundle_needs_no_bfloat16(
@@ -72,7 +72,7 @@ def test_a_float32_bundle_needs_no_bfloat16(
     made = to_ir(network(), tmp_path)
     old = Processor("FP32")
     monkeypatch.setattr(openvino, "Core", lambda: old)
-    OvEngine([made["model.xml"], made["model.bin"]], 1).close()
+    open_graph(made, Setting("openvino", 1)).close()
 
 
 def test_only_what_the_graph_says_is_rounded(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_only_what_the_graph_says_is_rounded(tmp_path: Path) -> None:
         pytest.skip("this processor has no bfloat16")
     images = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3)).astype(np.uint8)
     maps = []
-    for made in (to_ir(network(), tmp_path).values(), files(tmp_path)):
-        with OvEngine(list(made), 1) as engine:
+    for made in (to_ir(network(), tmp_path), files(tmp_path)):
+        with open_graph(made, Setting("openvino", 1)) as engine:
             maps.append(engine.infer(images).map)
     errors = np.abs(maps[1] / maps[0] - 1)
     # Were the sums behind it rounded, too, the exp would be off by more than their last bit.

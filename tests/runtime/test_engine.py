@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sanflow.errors import EngineError, InputError
 from sanflow.runtime import Engine, TensorSpec
-from sanflow.runtime.ort import OrtEngine
-from sanflow.runtime.ov import OvEngine
+from sanflow.runtime.registry import open_graph
+from sanflow.runtime.setting import Setting
 
 from .conftest import HEIGHT, WIDTH, network, noise, reference, to_ir
 
@@ -22,16 +22,15 @@ Load = Callable[..., Engine]
 
 
 def load_ort(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
-    return OrtEngine(model.SerializeToString(), threads)
+    return open_graph({"model.onnx": model.SerializeToString()}, Setting("onnxruntime", threads))
 
 
 def load_ov(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
-    return OvEngine([model.SerializeToString()], threads)
+    return open_graph({"model.onnx": model.SerializeToString()}, Setting("openvino", threads))
 
 
 def load_ir(model: Any, tmp_path: Path, threads: int = 1) -> Engine:
-    files = to_ir(model, tmp_path)
-    return OvEngine([files["model.xml"], files["model.bin"]], threads)
+    return open_graph(to_ir(model, tmp_path), Setting("openvino", threads))
 
 
 @pytest.fixture(params=[load_ort, load_ov, load_ir])

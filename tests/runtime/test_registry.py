@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import helper
 
@@ -144,6 +149,61 @@ def test_a_file_that_changed_after_the_bundle_was_opened_is_not_loaded(bundle: B
     (bundle.path / "model.onnx").write_bytes(data)
     with pytest.raises(BundleError, match="altered or damaged"):
         open_engine(bundle)
+
+
+@pytest.mark.parametrize(("target", "name"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_an_engine_reads_a_copy_that_is_gone_once_it_is_open(
+    make_bundle: MakeBundle,
+    target: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever becomes of the bundle's own file then: it is cut short, and the scores stay."""
+    bundle, room = make_bundle(target=target), tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setenv("TMPDIR", str(room))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    seen: list[Path] = []
+    copy = Bundle.copy
+    monkeypatch.setattr(Bundle, "copy", lambda *a: seen.append(copy(*a)) or seen[-1])
+    with open_engine(bundle, name, threads=1) as engine:
+        before = engine.infer(noise(1))
+        assert [path.parent.parent for path in seen] == [room] * len(bundle.manifest.graph().files)
+        assert not list(room.iterdir())
+        for file in bundle.manifest.graph().files:
+            (bundle.path / file).write_bytes(b"")
+        after = engine.infer(noise(1))
+    assert np.array_equal(before.map, after.map)
+
+
+def test_a_copy_lies_in_a_folder_of_this_user_alone(bundle: Bundle, monkeypatch: Any) -> None:
+    modes: list[int] = []
+    copy = Bundle.copy
+
+    def look(opened: Bundle, name: str, folder: Path) -> Path:
+        modes.append(folder.stat().st_mode & 0o777)
+        return copy(opened, name, folder)
+
+    monkeypatch.setattr(Bundle, "copy", look)
+    open_engine(bundle, "onnxruntime").close()
+    assert modes == [0o700]
+
+
+def test_no_room_for_the_copy(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Bundle, "copy", full)
+    reason = r"cannot be copied .*No space left on device; set TMPDIR to a folder with room for it"
+    with pytest.raises(EngineError, match=reason):
+        open_engine(bundle)
+    assert not list(tmp_path.glob("sanflow-*"))
 
 
 def test_a_broken_installation_is_told_apart_from_a_missing_one(

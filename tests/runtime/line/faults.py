@@ -77,7 +77,7 @@ def faulty(fault: Fault, every: int, stuck: float = 1.0) -> Callable[[str], Judg
     def open_judge(path: str) -> Judge:
         bundle = Bundle.open(path)
         graph = bundle.manifest.graph()
-        engine = FaultyEngine(bundle.read(graph.files[0]), 1)
+        engine = FaultyEngine(bundle.path / graph.files[0], 1)
         engine.graph = graph
         judge = Judge(bundle, engine)
         engine.arm(fault, every, stuck)

@@ -14,7 +14,7 @@ from sanflow import imaging
 from sanflow.cli import app
 from sanflow.errors import EngineError
 from sanflow.runtime import available_engines, open_engine, registry
-from sanflow.runtime.ort import OrtCudaEngine
+from sanflow.runtime.registry import open_graph
 from sanflow.runtime.setting import Setting
 from sanflow.runtime.tune import knobs, shapes
 
@@ -66,7 +66,7 @@ def test_onnx_runtime_for_the_cpu_is_not_onnx_runtime_for_cuda(
     with pytest.raises(EngineError, match=r'pip install "sanflow\[onnxruntime-cuda\]"'):
         open_engine(make_bundle(), "onnxruntime-cuda")
     with pytest.raises(EngineError, match="pip uninstall onnxruntime"):
-        OrtCudaEngine(network().SerializeToString(), 1)
+        open_graph({"model.onnx": network().SerializeToString()}, Setting("onnxruntime-cuda", 1))
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -74,7 +74,7 @@ def test_onnx_runtime_that_falls_to_the_cpu_is_refused(monkeypatch: pytest.Monke
     """ONNX Runtime itself only warns and computes on."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(EngineError, match="would compute with CPUExecutionProvider"):
-        OrtCudaEngine(network().SerializeToString(), 1)
+        open_graph({"model.onnx": network().SerializeToString()}, Setting("onnxruntime-cuda", 1))
 
 
 def test_tuning_knows_what_a_gpu_engine_can_change() -> None:

@@ -15,8 +15,8 @@ from sanflow.bundle import Bundle
 from sanflow.errors import EngineError, InputError
 from sanflow.runtime import Detector, open_engine
 from sanflow.runtime.engine import Output
-from sanflow.runtime.ort import OrtEngine
-from sanflow.runtime.setting import Gpu
+from sanflow.runtime.registry import open_graph
+from sanflow.runtime.setting import Gpu, Setting
 from sanflow.runtime.trt.engine import TrtEngine
 
 from ..conftest import network, noise
@@ -25,7 +25,8 @@ from .conftest import VERSIONS, FakeCuda, Trt, setting
 
 def expected(images: NDArray[np.uint8]) -> list[bytes]:
     """ONNX Runtime's bits of each image."""
-    with OrtEngine(network(len(images)).SerializeToString(), 1) as plain:
+    graph = {"model.onnx": network(len(images)).SerializeToString()}
+    with open_graph(graph, Setting("onnxruntime", 1)) as plain:
         return bits(plain.infer(images))
 
 
