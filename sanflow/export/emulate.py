@@ -40,9 +40,10 @@ class Emulated(OrtEngine):
 
     def __init__(self, graph: bytes, threads: int) -> None:
         made = emulate(onnx.load_from_string(graph))
-        with scratch() as folder:
+        data = made.SerializeToString()
+        with scratch(len(data)) as folder:
             path = folder / "model.onnx"
-            path.write_bytes(made.SerializeToString())
+            path.write_bytes(data)
             super().__init__(path, threads)
 
 

@@ -6,8 +6,11 @@ somebody else owns or may write to is refused, and a link is never followed.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -26,15 +29,22 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A new folder for large files, gone at the end; OSError if there is nowhere to make one.
+def scratch(size: int) -> Iterator[Path]:
+    """A new folder with room for `size` bytes, gone at the end; OSError if there is none.
 
-    In `$TMPDIR`, else /var/tmp, because /tmp may lie in memory.
+    In `$TMPDIR`, else /var/tmp, because /tmp may lie in memory; memory itself comes last, for a
+    station has to start on a full disk, too.
     """
-    large = "/var/tmp"
-    usual = os.environ.get("TMPDIR") or not os.access(large, os.W_OK)
+    usual = [os.environ.get("TMPDIR"), "/var/tmp", "/tmp", "/dev/shm"]
+    places = [tempfile.gettempdir()] if os.name == "nt" else [p for p in usual if p]
+    for place in places:
+        if os.access(place, os.W_OK) and shutil.disk_usage(place).free >= size:
+            break
+    else:
+        needed = f"{math.ceil(size / 2**20)} MiB"
+        raise OSError(errno.ENOSPC, f"{needed} are free in none of {', '.join(places)}")
     with tempfile.TemporaryDirectory(
-        prefix="sanflow-", dir=None if usual else large, ignore_cleanup_errors=True
+        prefix="sanflow-", dir=place, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
 

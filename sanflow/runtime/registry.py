@@ -75,7 +75,8 @@ def _reading(open_files: OpenFiles) -> Load:
         def put(folder: Path) -> list[Path]:
             return [bundle.copy(name, folder) for name in graph.files]
 
-        engine = _open_copies(put, open_files, setting)
+        size = sum(bundle.manifest.files[name].bytes for name in graph.files)
+        engine = _open_copies(put, size, open_files, setting)
         engine.graph = graph
         return engine
 
@@ -83,16 +84,16 @@ def _reading(open_files: OpenFiles) -> Load:
 
 
 def _open_copies(
-    put: Callable[[Path], list[Path]], open_files: OpenFiles, setting: Setting
+    put: Callable[[Path], list[Path]], size: int, open_files: OpenFiles, setting: Setting
 ) -> Engine:
     """An engine on files that `put` writes to a folder, which is gone once the engine is open."""
     with lean_heap(), ExitStack() as until_open:
         try:
-            files = put(until_open.enter_context(scratch()))
+            files = put(until_open.enter_context(scratch(size)))
         except OSError as error:
             raise EngineError(
-                f"the graph cannot be copied to where an engine loads it from: {error}; set TMPDIR "
-                "to a folder with room for it"
+                "the graph cannot be copied to where an engine loads it from: "
+                f"{in_one_line(error)}; set TMPDIR to a folder with room for it"
             ) from error
         return open_files(files, setting)
 
@@ -209,7 +210,7 @@ def open_graph(files: Mapping[str, bytes], setting: Setting) -> Engine:
             (folder / name).write_bytes(data)
         return [folder / name for name in files]
 
-    return _open_copies(put, open_files, setting)
+    return _open_copies(put, sum(map(len, files.values())), open_files, setting)
 
 
 def default_setting(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx import helper
 
 from sanflow.bundle import Bundle
 from sanflow.errors import BundleError, EngineError, InputError
-from sanflow.runtime import ENGINES, available_engines, open_engine, registry
+from sanflow.runtime import ENGINES, available_engines, open_engine, private, registry
 
 from .conftest import MakeBundle, network, noise
 
@@ -163,7 +163,6 @@ def test_an_engine_reads_a_copy_that_is_gone_once_it_is_open(
     bundle, room = make_bundle(target=target), tmp_path / "room"
     room.mkdir()
     monkeypatch.setenv("TMPDIR", str(room))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     seen: list[Path] = []
     copy = Bundle.copy
     monkeypatch.setattr(Bundle, "copy", lambda *a: seen.append(copy(*a)) or seen[-1])
@@ -190,11 +189,10 @@ def test_a_copy_lies_in_a_folder_of_this_user_alone(bundle: Bundle, monkeypatch:
     assert modes == [0o700]
 
 
-def test_no_room_for_the_copy(
+def test_a_disk_that_fills_up_under_the_copy(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
 
     def full(*_: Any) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -204,6 +202,26 @@ def test_no_room_for_the_copy(
     with pytest.raises(EngineError, match=reason):
         open_engine(bundle)
     assert not list(tmp_path.glob("sanflow-*"))
+
+
+def test_on_a_full_disk_the_copy_lies_in_memory(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A station that starts again must judge, whatever the archive has filled."""
+    free = {"/dev/shm": 2**30}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(
+        private.shutil, "disk_usage", lambda place: SimpleNamespace(free=free.get(place, 1000))
+    )
+    seen: list[Path] = []
+    copy = Bundle.copy
+    monkeypatch.setattr(Bundle, "copy", lambda *a: seen.append(copy(*a)) or seen[-1])
+    open_engine(bundle, "onnxruntime").close()
+    assert [path.parts[:3] for path in seen] == [("/", "dev", "shm")]
+    free["/dev/shm"] = 1000
+    reason = rf"1 MiB are free in none of {tmp_path}, /var/tmp, /tmp, /dev/shm; set TMPDIR"
+    with pytest.raises(EngineError, match=reason):
+        open_engine(bundle, "onnxruntime")
 
 
 def test_a_broken_installation_is_told_apart_from_a_missing_one(
