@@ -49,7 +49,8 @@ def _convert(kind: Any, value: object, where: str) -> object:
         inner = [a for a in arguments if a is not type(None)]
         return _convert(_member(inner, value, where), value, where)
     if origin is typing.Literal:
-        if value not in arguments or isinstance(value, bool):
+        # By type, too: 1.0 and True equal 1.
+        if not any(value == a and type(value) is type(a) for a in arguments):
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:

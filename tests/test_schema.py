@@ -22,6 +22,7 @@ class Leaf:
     name: str
     ratio: float = 0.5
     kind: Literal["a", "b"] = "a"
+    stride: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         if self.ratio < 0:
@@ -101,6 +102,11 @@ def test_a_whole_number_serves_as_a_float_and_nothing_else_is_converted() -> Non
             {"table": {"k": {"name": "x", "kind": "c"}}},
             r"table\.k\.kind: 'c' is not one of 'a', 'b'",
         ),
+        (
+            {"maybe": {"name": "x", "stride": 1.0}},
+            r"config\.maybe\.stride: 1\.0 is not one of 1, 2",
+        ),
+        ({"maybe": {"name": "x", "stride": True}}, r"True is not one of 1, 2"),
         ({"table": [1]}, r"config\.table: expected a table"),
         (
             {"maybe": {"name": "x", "ratio": -1.0}},

@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from ..errors import EngineError, InputError
 from .ahead import ahead
 from .detector import Detector
 from .engine import Engine
-from .machine import Machine, child_environment, describe, load_average
+from .machine import Machine, child_command, child_environment, describe, load_average
 
 CHILD_SECONDS = 600
 """A child that is not done by then is stopped."""
@@ -271,7 +270,7 @@ def _start(
 ) -> dict[str, float]:
     """Judge once in a fresh process (cold.py); seconds per stage and its peak memory."""
     given = [str(bundle), engine or "", str(threads or ""), precision or ""]
-    command = [sys.executable, "-m", "sanflow.runtime.cold", *given]
+    command = [*child_command("sanflow.runtime.cold"), *given]
     begin = time.time()
     try:
         done = subprocess.run(

@@ -88,6 +88,15 @@ def child_environment() -> dict[str, str]:
     }
 
 
+def child_command(module: str) -> list[str]:
+    """`python -m MODULE`, which finds nothing in the working directory; Python 3.10 would."""
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", code]
+
+
 def peak_rss_mib() -> float | None:
     """The most memory this process has held at once, in MiB.
 

@@ -27,7 +27,7 @@ FILE = "tune.json"
 MAX_BYTES = 2**16
 AGAIN = "tune it again with: sanflow bench BUNDLE --tune"
 
-_PACKAGES = ("onnxruntime", "openvino")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 _log = logging.getLogger(__name__)
 
 

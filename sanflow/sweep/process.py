@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.machine import child_command
 from .folder import LOG, CellFolder
 
-COMMAND = (sys.executable, "-m", "sanflow.sweep.worker")
+COMMAND = tuple(child_command("sanflow.sweep.worker"))
 _GRACE = 15.0
 """Seconds that a process has to end after it was asked to."""
 

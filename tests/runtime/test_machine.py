@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +124,15 @@ def test_a_child_finds_the_package_and_keeps_the_environment(
     first, second = found["PYTHONPATH"].split(os.pathsep)
     assert os.path.isfile(os.path.join(first, "sanflow", "__init__.py"))
     assert (second, found["COLOUR"]) == ("elsewhere", "red")
+
+
+def test_a_child_runs_nothing_of_its_working_directory(tmp_path: Path) -> None:
+    """As Python 3.10 starts it, which knows no PYTHONSAFEPATH."""
+    for name in ("runpy", "json", "tool"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    command = [*machine.child_command("json.tool"), "--compact"]
+    done = subprocess.run(
+        command, input='{"a": 1}', env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ('{"a":1}\n', "")

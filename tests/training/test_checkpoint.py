@@ -62,8 +62,13 @@ def test_a_crash_while_writing_leaves_the_previous_one(
 
 
 class Payload:
+    """Leaves a file when it is unpickled as what it is."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("exit 1",)
+        return os.mkdir, (str(self._mark),)
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "text", "code", "other"])
@@ -72,13 +77,14 @@ def test_anything_else_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / checkpoint.NAME
     whole = path.read_bytes()
     if kind == "code":
-        torch.save({"history": Payload()}, path)
+        torch.save({"history": Payload(tmp_path / "mark")}, path)
     elif kind == "other":
         torch.save({"history": []}, path)
     else:
         path.write_bytes({"empty": b"", "cut": whole[:-200], "text": b"hello"}[kind])
     with pytest.raises(InputError, match="not a checkpoint of this version"):
         checkpoint.load(tmp_path)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_pickled_lists_are_refused_too(tmp_path: Path) -> None:

@@ -61,7 +61,11 @@ def _graphs(bundle: Bundle, graphs: tuple[Graph, ...]) -> Iterator[Check]:
     for name in (graph.files[0] for graph in graphs):
         if not name.endswith(".onnx"):
             continue
-        found = lint.read(bundle.read(name))
+        try:
+            found = lint.read(bundle.read(name))
+        except Exception as error:
+            yield failure(name, error)
+            continue
         wrong = list(lint.problems(found, tensorrt=bundle.manifest.target == "tensorrt"))
         what = f"opset {found.opset}, {len(found.nodes)} operators"
         if wrong:

@@ -20,6 +20,8 @@ OPSETS: Final = range(13, 20)
 MOST_OF_TOPK: Final = 3840
 _REFUSED = ("NonZero", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 _INT8, _INT32 = 3, 6
+_NOTHING: Final = memoryview(b"")
+"""A name that is left out."""
 _DTYPES: Final = {1: "<f4", 2: "u1", _INT8: "i1", _INT32: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
 
 
@@ -135,7 +137,7 @@ def _node(data: memoryview | int) -> Node:
         elif field == 5:
             attribute = dict(_parts(value))
             if isinstance(number := attribute.get(3), int):
-                numbers[_text(attribute[1])] = number
+                numbers[_text(attribute.get(1, _NOTHING))] = number
     return Node(op, name, tuple(inputs), numbers)
 
 
@@ -149,7 +151,7 @@ def _constant(data: memoryview | int) -> tuple[str, Constant]:
         values: NDArray[Any] = np.frombuffer(raw, _DTYPES[dtype])
     else:
         values = np.zeros(0)
-    return _text(parts[8]), Constant(dtype, values)
+    return _text(parts.get(8, _NOTHING)), Constant(dtype, values)
 
 
 def _parts(data: memoryview | int) -> Iterator[tuple[int, memoryview | int]]:

@@ -90,15 +90,28 @@ class Feed:
         while going_on:
             last = self._closing.is_set()
             self._announce()
-            going_on = all(self._tell(PartResult(**row)) for row in self._follower.rows())
-            going_on = going_on and not last
+            going_on = all(self._take(row) for row in self._follower.rows()) and not last
             self._save(force=not going_on)
             self._closing.wait(POLL)
         self._announce()
         self.output.close()
 
+    def _take(self, row: Any) -> bool:
+        """A row of the journal; one that holds no result, as another version has them, is skipped.
+
+        False if it has to wait for the next start, and all after it.
+        """
+        try:
+            result = PartResult(**row)
+        except (TypeError, ValueError) as error:
+            self.trouble = f"a row of the journal is no result of this version: {error}"
+            _log.warning("%s: %s", self.output.name, self.trouble)
+            self.skipped += 1
+            self._done = self._follower.position
+            return True
+        return self._tell(result)
+
     def _tell(self, result: PartResult) -> bool:
-        """Hand a result over; False if it has to wait for the next start, and all after it."""
         picture = self._picture(result)
         if self._insist(lambda: self.output.emit(result, picture), ATTEMPTS):
             self.told += 1

@@ -19,8 +19,10 @@ from typing import Any
 
 ROTATE = 16 * 2**20
 """Bytes after which a new file begins."""
-MOST = 64
-"""Files that are kept for a reader that does not come back, 1 GB; then it misses the oldest."""
+MOST = 2**30
+"""Bytes that are kept for a reader that does not come back; then it misses the oldest."""
+MOST_FILES = 4096
+"""However small: a station that fails again and again begins one each time."""
 
 _NAME = re.compile(r"\d{4,}\.jsonl")
 
@@ -74,7 +76,7 @@ class Journal:
         opened = os.open(_path(self._folder, number), flags, 0o644)
         self.close()
         self._descriptor, self._size = opened, 0
-        forget(self._folder, number - MOST + 1)
+        _make_room(self._folder)
 
 
 class Follower:
@@ -106,9 +108,11 @@ class Follower:
 
     def _current(self) -> int | None:
         """The file to read: the position's, or the next one that there is."""
-        found = [n for n in numbers(self._folder) if n >= self.position.file]
-        if not found:
+        there = numbers(self._folder)
+        if not there:
             return None
+        # The last file always stays: with none as new as the position, the journal began anew.
+        found = [n for n in there if n >= self.position.file] or there
         if found[0] != self.position.file:
             self.position = Position(found[0], 0)
         return found[0]
@@ -128,6 +132,16 @@ def forget(folder: Path, before: int) -> None:
     for number in numbers(folder):
         if number < before:
             _path(folder, number).unlink(missing_ok=True)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the oldest files beyond what is kept for readers that are away; never the newest."""
+    size = 0
+    for count, number in enumerate(reversed(numbers(folder))):
+        size += _path(folder, number).stat().st_size
+        if count and (size > MOST or count >= MOST_FILES):
+            forget(folder, number + 1)
+            return
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -14,7 +14,7 @@ from collections import deque
 from .journal import Journal
 from .output import Picture, StationState
 from .result import PartResult
-from .ring import Ring, life
+from .ring import Board, Ring, life
 
 MOST = 100_000
 """Rows that wait for a disk."""
@@ -32,7 +32,9 @@ class Recorder:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.ring: Ring | None = None
-        """Where pictures and the state go, if there is room for it."""
+        """Where pictures go, if there is room for them."""
+        self.board: Board | None = None
+        """Where the state goes."""
         self._rows: deque[PartResult] = deque()
         self._pictures: deque[tuple[PartResult, Picture]] = deque(maxlen=PICTURES)
         self._changed = threading.Condition(threading.Lock())
@@ -61,8 +63,8 @@ class Recorder:
 
     def tell(self, state: StationState) -> None:
         """Let the slow side know of the station's state."""
-        if self.ring is not None:
-            self.ring.tell(state)
+        if self.board is not None:
+            self.board.tell(state)
 
     @property
     def waiting(self) -> int:

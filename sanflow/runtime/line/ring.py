@@ -2,8 +2,9 @@
 
 A result's picture lies in slot `result` modulo the number of slots until a later one takes its
 place; whoever comes too late finds that it is gone. Nobody waits for anybody: a reader copies, then
-looks whether the slot was written meanwhile. A plain file is mapped, because Python's own shared
-memory is removed by the first process that ends.
+looks whether the slot was written meanwhile. Plain files are mapped, because Python's own shared
+memory is removed by the first process that ends. The state has a small one of its own, which is
+there with no room for pictures, too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 from .output import Picture, StationState
 from .result import PartResult
 
-HEAD = 4096
-"""Bytes for the station's state, before the first slot."""
+BOARD = 2**15
+"""Bytes for the station's state."""
+LONGEST = 1000
+"""Characters of each of its texts."""
 
 _STATE = struct.Struct("<QI")
 _SLOT = struct.Struct("<QQIII")
@@ -38,28 +41,13 @@ class Ring:
         self.slots, self.height, self.width = slots, height, width
         self._stride = _SLOT_HEAD + 7 * height * width
         self._stride += -self._stride % 64
-        size = HEAD + slots * self._stride
-        if create:
-            path.unlink(missing_ok=True)
-        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
-        try:
-            if create:
-                _reserve(descriptor, size)
-            self._map = mmap.mmap(descriptor, size)
-        except BaseException:
-            if create:
-                path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        self._map = _mapped(path, slots * self._stride, create)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        self._turn = 0
 
     def write(self, result: int, run: int, picture: Picture) -> None:
         """Keep the picture of a result of the process life `run`; one too large is not kept."""
         height, width = picture.image.shape[:2]
-        begin, area = HEAD + result % self.slots * self._stride, height * width
+        begin, area = result % self.slots * self._stride, height * width
         if area > self.height * self.width:
             return
         _SLOT.pack_into(self._map, begin, 0, run, 0, 0, 0)
@@ -74,7 +62,7 @@ class Ring:
 
     def read(self, result: int, run: int) -> Picture | None:
         """The picture of a result, or None if it never was there or is gone."""
-        begin = HEAD + result % self.slots * self._stride
+        begin = result % self.slots * self._stride
         head = _SLOT.unpack_from(self._map, begin)
         if head[:2] != (result, run):
             return None
@@ -90,9 +78,27 @@ class Ring:
             return None
         return Picture(image, heat)
 
+    def close(self, *, remove: bool = False) -> None:
+        """Let go; the file is removed by its writer."""
+        del self._bytes
+        self._map.close()
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+
+class Board:
+    """What the station says of itself: one process writes, others read."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """Map the file, after making it if `create`; OSError if there is no room for it."""
+        self.path = path
+        self._map = _mapped(path, BOARD, create)
+        self._turn = 0
+
     def tell(self, state: StationState) -> None:
-        """Say what the station says of itself."""
-        data = json.dumps(vars(state)).encode()[: HEAD - _STATE.size]
+        """Say it; long texts are cut."""
+        said = {k: v[:LONGEST] if isinstance(v, str) else v for k, v in vars(state).items()}
+        data = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
         self._turn += 1
         _STATE.pack_into(self._map, 0, 0, 0)
         self._map[_STATE.size : _STATE.size + len(data)] = data
@@ -111,22 +117,39 @@ class Ring:
 
     def close(self, *, remove: bool = False) -> None:
         """Let go; the file is removed by its writer."""
-        del self._bytes
         self._map.close()
         if remove:
             self.path.unlink(missing_ok=True)
 
 
-def place(folder: Path) -> Path:
-    """Where the ring of a station with this folder lies: in memory, where there is such a place."""
+def places(folder: Path, kind: str) -> list[Path]:
+    """Where a file of a station with this folder may lie: in memory first, where that exists."""
+    name = f"sanflow-{folder.stat().st_dev:x}-{folder.stat().st_ino:x}.{kind}"
     memory = Path("/dev/shm")
-    name = f"sanflow-{folder.stat().st_dev:x}-{folder.stat().st_ino:x}.ring"
-    return (memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())) / name
+    here = [memory] if os.access(memory, os.W_OK) else []
+    return [place / name for place in (*here, Path(tempfile.gettempdir()))]
 
 
 def life(result: PartResult) -> int:
     """The number by which the ring tells one process life from another."""
     return int(result.run[:15] or "0", 16)
+
+
+def _mapped(path: Path, size: int, create: bool) -> mmap.mmap:
+    if create:
+        path.unlink(missing_ok=True)
+    flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        if create:
+            _reserve(descriptor, size)
+        return mmap.mmap(descriptor, size)
+    except BaseException:
+        if create:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _reserve(descriptor: int, size: int) -> None:

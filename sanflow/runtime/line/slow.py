@@ -25,7 +25,7 @@ from .feed import Feed
 from .journal import forget, numbers
 from .output import Output, Picture, StationState
 from .result import PartResult
-from .ring import Ring, life
+from .ring import Board, Ring, life
 
 KEEP = 4
 """Files of the journal that stay when everybody has read them."""
@@ -43,8 +43,10 @@ class Assignment:
     folder: str
     name: str
     """What other machines call the station."""
+    board: str
+    """The state's file; empty if there is none."""
     ring: str
-    """The ring's file; empty if there is none."""
+    """The pictures' file; empty if there is none."""
     slots: int
     height: int
     width: int
@@ -54,7 +56,11 @@ class Assignment:
 
 
 def serve(
-    folder: Path, outputs: Sequence[Output], ring: Ring | None, stop: threading.Event
+    folder: Path,
+    outputs: Sequence[Output],
+    ring: Ring | None,
+    board: Board | None,
+    stop: threading.Event,
 ) -> None:
     """Feed the outputs from the journal until `stop`, then tell them the rest and close them."""
 
@@ -62,7 +68,7 @@ def serve(
         return None if ring is None else ring.read(result.result, life(result))
 
     def state() -> StationState | None:
-        return None if ring is None else ring.state()
+        return None if board is None else board.state()
 
     feeds = [Feed(output, folder, picture, state) for output in outputs]
     for feed in feeds:
@@ -97,9 +103,10 @@ def main() -> None:
     folder, ring = Path(given.folder), None
     if given.ring:
         ring = Ring(Path(given.ring), given.slots, given.height, given.width, create=False)
+    board = Board(Path(given.board), create=False) if given.board else None
     stop = threading.Event()
     threading.Thread(target=_until_end_of_input, args=(stop,), daemon=True).start()
-    serve(folder, make(given, folder), ring, stop)
+    serve(folder, make(given, folder), ring, board, stop)
     # An output that hangs in a library must not keep the process.
     os._exit(0)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from ..machine import child_command, child_environment
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before it is started again; doubling while it keeps dying."""
@@ -32,6 +32,7 @@ class SlowSide:
         self._child: subprocess.Popen[bytes] | None = None
         self._started = self._next = 0.0
         self._wait = FIRST_WAIT
+        self._down = False
         self.starts = 0
 
     @property
@@ -45,7 +46,8 @@ class SlowSide:
         if self._child is not None:
             code = self._child.poll()
             if code is None:
-                if self.starts > 1 and now - self._started > LONGEST_WAIT:
+                if self._down and now - self._started > LONGEST_WAIT:
+                    self._down = False
                     self._warn("")
                 return
             self._child = None
@@ -54,6 +56,7 @@ class SlowSide:
             self._next = now + self._wait
             self._wait = min(2 * self._wait, LONGEST_WAIT)
             _log.warning("the slow side ended with code %d; it is started again", code)
+            self._down = True
             self._warn(f"the slow side ended with code {code}; verdicts go on, records follow")
         if now >= self._next:
             self._start(now)
@@ -73,15 +76,16 @@ class SlowSide:
             child.wait()
 
     def _start(self, now: float) -> None:
-        command = [sys.executable, "-m", "sanflow.runtime.line.slow"]
+        command = child_command("sanflow.runtime.line.slow")
         try:
-            environment = {**MALLOC, **os.environ}
+            environment = {**MALLOC, **child_environment()}
             child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
             assert child.stdin is not None
             child.stdin.write(json.dumps(self._assignment).encode() + b"\n")
             child.stdin.flush()
         except OSError as error:
             self._next = now + self._wait
+            self._down = True
             self._warn(f"the slow side cannot be started: {error}")
             return
         self._child, self._started = child, now

@@ -12,7 +12,6 @@ import gc
 import logging
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ from .output import Output, Picture, StationState
 from .queue import PartQueue
 from .recorder import Recorder
 from .result import PartResult
-from .ring import Ring, place
+from .ring import Board, Ring, places
 from .slowside import SlowSide
 from .source import Source, SourceError
 from .state import Keeper
@@ -88,7 +87,7 @@ class Station:
         self._judging = Judging(path, line, prove, self.queue, self.emitter, self.keeper)
         self._grabber: Grabber | None = None
         self._grabbers: list[Grabber] = []
-        self._stop = threading.Event()
+        self._stopping = False
         self._said: StationState | None = None
         self._said_at = 0.0
 
@@ -101,6 +100,7 @@ class Station:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with only_one(self._folder):
+            self._open_board()
             self._run()
         return self.tally
 
@@ -121,8 +121,9 @@ class Station:
 
     def stop(self) -> None:
         """Take no more frames, give every open part its verdict, and end."""
+        # A signal's handler calls this in the middle of whatever its thread does: it takes no lock.
         self.tally.stopped = True
-        self._stop.set()
+        self._stopping = True
 
     def swap(self, bundle: str) -> None:
         """Judge with this bundle from some next part on, once it is proven beside the old one."""
@@ -139,6 +140,7 @@ class Station:
             judge = self._judging.open()
         except ParityError as error:
             self.keeper.fault("self_test", str(error))
+            self.keeper.warning("ring", "without pictures until the next start: no bundle yet")
         else:
             self.keeper.stage("Initialized")
             self._open_ring(judge)
@@ -170,6 +172,9 @@ class Station:
         self._grabber = grabber
         self._grabbers = [g for g in self._grabbers if not g.join(0.0)] + [grabber]
         self.admission.request = grabber.request if triggered else None
+        if not first:
+            # What fails now is tried again and again, as in the middle of a grabber's life.
+            grabber.opened.set()
         grabber.start()
         if first:
             patience = self._hang * SLOW_TO_OPEN
@@ -182,7 +187,7 @@ class Station:
                 raise grabber.failure
 
     def _watch(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopping:
             self._look_after_source()
             self._judging.look()
             if self.slow is not None:
@@ -191,7 +196,7 @@ class Station:
             grabber = self._grabber
             if grabber is not None and grabber.ended.is_set() and not self.emitter.waiting:
                 return
-            self._stop.wait(TICK)
+            time.sleep(TICK)
 
     def _look_after_source(self) -> None:
         grabber = self._grabber
@@ -243,10 +248,21 @@ class Station:
             notify(f"STATUS={'; '.join(filter(None, _words(state)))}")
             self.told(state)
 
+    def _open_board(self) -> None:
+        for path in places(self._folder, "state"):
+            try:
+                self.recorder.board = Board(path, create=True)
+            except OSError as error:
+                text = f"no shared memory for the state: {error.strerror}"
+                self.keeper.warning("board", f"{text}; pages and brokers are not told of it")
+            else:
+                self.keeper.warning("board", "")
+                return
+
     def _open_ring(self, judge: Judge) -> None:
         pixels, slots = judge.bundle.pixel_path, self._config.line.pictures
+        path = places(self._folder, "ring")[0]
         try:
-            path = place(self._folder)
             self.recorder.ring = Ring(path, slots, pixels.height, pixels.width, create=True)
         except OSError as error:
             text = f"no shared memory for {slots} pictures: {error.strerror}; [line] pictures"
@@ -254,10 +270,11 @@ class Station:
 
     def assignment(self) -> dict[str, Any]:
         """What the slow process is told to do; see slow.Assignment."""
-        ring, config = self.recorder.ring, self._config
+        ring, board, config = self.recorder.ring, self.recorder.board, self._config
         return {
             "folder": str(self._folder),
             "name": config.line.name,
+            "board": "" if board is None else str(board.path),
             "ring": "" if ring is None else str(ring.path),
             "slots": 0 if ring is None else ring.slots,
             "height": 0 if ring is None else ring.height,
@@ -285,8 +302,9 @@ class Station:
             output.close()
         if self.slow is not None:
             self.slow.close()
-        if self.recorder.ring is not None:
-            self.recorder.ring.close(remove=True)
+        for shared in (self.recorder.ring, self.recorder.board):
+            if shared is not None:
+                shared.close(remove=True)
         gc.unfreeze()
 
 

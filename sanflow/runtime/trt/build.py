@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import IO, Any
 
 from ... import schema
 from ...errors import EngineError
-from ..machine import child_environment
+from ..machine import child_command, child_environment
 from .child import Job
 from .messages import KILLED, explain
 
@@ -76,7 +75,7 @@ def run(job: Job, timings: bytes, graph: bytes, log: Path, progress: Progress) -
 def _started(lines: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The child; whatever happens here, it does not go on without us."""
     child = subprocess.Popen(
-        [sys.executable, "-m", _CHILD],
+        child_command(_CHILD),
         env=child_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -78,7 +78,8 @@ def open_tensorrt(bundle: Bundle, graph: Graph, setting: Setting) -> Engine:
         opened = _open(plan, chosen, bundle, setting)
     except PlanRefusedError as error:
         _log.warning("%s; building it again", error)
-        plan, chosen, note = built(bundle, chosen, setting, force=True)
+        plan, chosen, again = built(bundle, chosen, setting, force=True)
+        note = note or again
         opened = _open(plan, chosen, bundle, setting)
     opened.note = note
     return opened

@@ -98,6 +98,13 @@ def test_a_planted_fault_is_found(faulty: onnx.ModelProto, words: str) -> None:
     assert any(words in problem for problem in found(faulty)), found(faulty)
 
 
+def test_a_constant_or_attribute_without_a_name_is_no_crash() -> None:
+    made = model(node("TopK", ["x", "k"], ["y", "i"], "top", axis=1), k=np.int64([3841]))
+    made.graph.initializer[0].ClearField("name")
+    made.graph.node[0].attribute[0].ClearField("name")
+    assert "TopK top: K must be a constant" in found(made)[0]
+
+
 def test_what_only_tensorrt_refuses_is_no_fault_elsewhere() -> None:
     assert found(coded(zero=np.zeros(2, np.uint8)), tensorrt=False) == []
     top = model(node("TopK", ["x", "k"], ["y", "i"], "top"), k=np.int64([3840]))

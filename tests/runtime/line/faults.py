@@ -324,7 +324,7 @@ def _recorded(case: Case, made: Station, seen: Collector, folder: Path) -> Itera
     """Results that the slow side did not write, or not once, after the station's next start."""
     if not case.recorded:
         return
-    again = SlowSide({**made.assignment(), "ring": ""}, lambda text: None)
+    again = SlowSide({**made.assignment(), "ring": "", "board": ""}, lambda text: None)
     again.look()
     again.close(60)
     found: list[int] = []

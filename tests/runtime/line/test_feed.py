@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from sanflow.runtime.line.feed import Feed
 from sanflow.runtime.line.journal import Journal, numbers
 from sanflow.runtime.line.output import Output, Picture, StationState
 from sanflow.runtime.line.result import PartResult
+from sanflow.runtime.line.ring import Board
 from sanflow.runtime.line.slow import serve
 from sanflow.runtime.line.slowside import SlowSide
 
@@ -101,6 +103,28 @@ def test_a_full_disk_is_waited_for_and_a_poisoned_row_is_not(tmp_path: Path) -> 
     assert running.health() == {"told": 9, "skipped": 1, "trouble": ""}
 
 
+@pytest.mark.parametrize("row", [{"made_up": 1}, {"verdict": "OK", "score": None}, None, [1]])
+def test_a_row_of_another_version_is_skipped_and_said(tmp_path: Path, row: Any) -> None:
+    write(tmp_path, 1, 3)
+    journal = Journal(tmp_path / "journal")
+    journal.append([{**vars(result("judged", 4)), **row} if isinstance(row, dict) else row])
+    journal.close()
+    output = Flaky("older")
+    running = feed(output, tmp_path)
+    running.start()
+    until(lambda: running.skipped == 1)
+    assert "no result of this version" in running.trouble
+    write(tmp_path, 5, 6)
+    until(lambda: 6 in output.seen)
+    finish(running)
+    assert output.seen == [1, 2, 3, 5, 6]
+    assert running.health() == {"told": 5, "skipped": 1, "trouble": ""}
+    again = feed(Flaky("older"), tmp_path)
+    again.start()
+    finish(again)
+    assert again.health() == {"told": 0, "skipped": 0, "trouble": ""}
+
+
 def test_what_it_failed_on_at_the_end_is_told_next_time(tmp_path: Path) -> None:
     write(tmp_path, 1, 6)
     output = Flaky("flaky")
@@ -123,7 +147,7 @@ def test_one_that_fails_holds_up_nobody(tmp_path: Path) -> None:
     broken, fine = Flaky("broken"), Flaky("fine")
     broken.refused = {1}
     stop = threading.Event()
-    serving = threading.Thread(target=serve, args=(tmp_path, [broken, fine], None, stop))
+    serving = threading.Thread(target=serve, args=(tmp_path, [broken, fine], None, None, stop))
     serving.start()
     until(lambda: len(fine.seen) == 50)
     stop.set()
@@ -142,11 +166,25 @@ def test_the_state_is_announced_when_it_changes(tmp_path: Path) -> None:
     assert output.states == [state]
 
 
+def test_the_slow_side_knows_the_state_with_no_room_for_pictures(tmp_path: Path) -> None:
+    state = StationState("Error", "the self-test gave nan", 1, "b", 0)
+    board = Board(tmp_path / "state", create=True)
+    output, stop = Flaky("page"), threading.Event()
+    args = (tmp_path, [output], None, Board(board.path, create=False), stop)
+    serving = threading.Thread(target=serve, args=args)
+    serving.start()
+    board.tell(state)
+    until(lambda: output.states)
+    stop.set()
+    serving.join(20)
+    assert output.states == [state]
+
+
 def test_files_that_everybody_read_are_removed(tmp_path: Path) -> None:
     for first in range(1, 80, 10):
         write(tmp_path, first, first + 9)
     output, stop = Flaky("all"), threading.Event()
-    serving = threading.Thread(target=serve, args=(tmp_path, [output], None, stop))
+    serving = threading.Thread(target=serve, args=(tmp_path, [output], None, None, stop))
     serving.start()
     until(lambda: len(numbers(tmp_path / "journal")) <= 4)
     stop.set()

@@ -119,12 +119,33 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 def test_old_files_go_when_nobody_comes_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "MOST", 3)
+    size = len(json.dumps(rows(1, 1)[0])) + 1
+    monkeypatch.setattr(journal, "MOST", 2 * size)
     writer = Journal(tmp_path, rotate=1)
     for number in range(1, 10):
         writer.append(rows(number, number))
-    assert numbers(tmp_path) == [7, 8, 9]
+    assert numbers(tmp_path) == [7, 8, 9]  # two, and the one that is being written
     reader = Follower(tmp_path, Position(2, 10))
     assert [row["result"] for row in reader.rows()] == [7, 8, 9]
     forget(tmp_path, 9)
     assert numbers(tmp_path) == [9]
+
+
+def test_many_short_lives_cost_a_reader_nothing_but_the_files_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 101):
+        writer = Journal(tmp_path)
+        writer.append(rows(number, number))
+        writer.close()
+    assert [row["result"] for row in Follower(tmp_path).rows()] == list(range(1, 101))
+    monkeypatch.setattr(journal, "MOST_FILES", 10)
+    Journal(tmp_path).append(rows(101, 101))
+    assert numbers(tmp_path) == list(range(92, 102))
+
+
+def test_a_journal_that_was_removed_begins_anew_for_its_readers(tmp_path: Path) -> None:
+    Journal(tmp_path).append(rows(1, 2))
+    reader = Follower(tmp_path, Position(57, 12))
+    assert [row["result"] for row in reader.rows()] == [1, 2]
+    assert reader.position.file == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sanflow.runtime.line.output import Picture, StationState
-from sanflow.runtime.line.ring import Ring, place
+from sanflow.runtime.line.ring import LONGEST, Board, Ring, places
 
 SIZE = 40, 30
 RUN = 7
@@ -70,7 +70,7 @@ def test_a_reader_never_sees_a_picture_that_is_being_written(ring: Ring) -> None
     reads = 0
     while reads < 3000 or (seen <= 10 and time.monotonic() < until):
         reads += 1
-        number = int.from_bytes(other._map[4096:4104], "little")
+        number = int.from_bytes(other._map[0:8], "little")
         found = other.read(number, RUN) if number else None
         if found is not None and found.map is not None:
             seen += 1
@@ -81,12 +81,29 @@ def test_a_reader_never_sees_a_picture_that_is_being_written(ring: Ring) -> None
     assert mixed == 0
 
 
-def test_the_state_arrives(ring: Ring) -> None:
-    other = Ring(ring.path, 4, *SIZE, create=False)
+def test_the_state_arrives(tmp_path: Path) -> None:
+    board = Board(tmp_path / "state", create=True)
+    other = Board(board.path, create=False)
     assert other.state() is None
     state = StationState("Error", "größer " * 20, 12, "ab", 3, "disk")
-    ring.tell(state)
+    board.tell(state)
     assert other.state() == state
+    board.close(remove=True)
+    assert not board.path.exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "\U0001f600", "\udcff", '"'])
+def test_texts_of_any_length_arrive_cut(tmp_path: Path, letter: str) -> None:
+    """An engine's error may be pages long; the fault is what counts."""
+    board = Board(tmp_path / "state", create=True)
+    board.tell(StationState("Running", "", 1, "ab", 0))
+    text = letter * 10**5
+    board.tell(StationState("Error", text, 12, "ab", 3, text))
+    found = Board(board.path, create=False).state()
+    assert found is not None
+    assert (found.state, found.heartbeat) == ("Error", 12)
+    cut = text[:LONGEST].encode("utf-8", "replace").decode()
+    assert (found.fault, found.warning) == (cut, cut)
 
 
 def test_the_file_is_removed_by_its_writer_only(ring: Ring) -> None:
@@ -101,8 +118,10 @@ def test_two_stations_have_two_places(tmp_path: Path) -> None:
     folders = tmp_path / "a", tmp_path / "b"
     for folder in folders:
         folder.mkdir()
-    assert place(folders[0]) != place(folders[1])
-    assert place(folders[0]) == place(folders[0])
+    first, second = ([*places(f, "ring"), *places(f, "state")] for f in folders)
+    assert not set(first) & set(second)
+    assert len(set(first)) == len(first)
+    assert first == [*places(folders[0], "ring"), *places(folders[0], "state")]
 
 
 def test_no_room_is_an_os_error(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ import pytest
 from sanflow.bundle import Bundle, with_decisions
 from sanflow.errors import BundleError, EngineError
 from sanflow.runtime.detector import Detector
+from sanflow.runtime.line.frame import Frame
 from sanflow.runtime.line.journal import Follower
 from sanflow.runtime.line.output import Control, Output, Picture, StationState
 from sanflow.runtime.line.result import PartResult
-from sanflow.runtime.line.source import SourceError
+from sanflow.runtime.line.ring import Board, places
+from sanflow.runtime.line.source import Source, SourceError
 from sanflow.runtime.line.sources.sim import Camera, Sim, picture, sim_source
 from sanflow.runtime.line.station import Station
-from sanflow.runtime.line.swap import Judge
+from sanflow.runtime.line.swap import Judge, prove
 
 from ..conftest import MakeBundle
 from .faults import faulty
@@ -222,9 +224,34 @@ def test_wrong_goldens_reject_every_part_until_a_good_bundle_comes(
         assert state.state == "Error"
         assert "does not give PyTorch's results" in state.fault
         assert {r.reason for r in seen.results} == {"self_test"}
+        assert "without pictures" in state.warning
+        # Pages and brokers are told by another process, which reads this.
+        board = Board(places(tmp_path / "s", "state")[0], create=False)
+        until(lambda: (told := board.state()) is not None and told.fault == state.fault)
         made.swap(str(bundle.path))
         until(lambda: made.tally.ok > 3)
         assert made.keeper.snapshot(0).fault == ""
+        until(lambda: (told := board.state()) is not None and told.state == "Running")
+    assert not board.path.exists()
+
+
+def test_a_retired_engines_check_takes_nobody_elses_place(bundle: Bundle, tmp_path: Path) -> None:
+    judges: list[Judge] = []
+
+    def open_judge(path: str) -> Judge:
+        judges.append(prove(path, threads=1))
+        return judges[-1]
+
+    made, _ = station(bundle, tmp_path / "s", LIVE, open_judge=open_judge)
+    with running(made):
+        until(lambda: made.tally.ok > 3)
+        made.swap(str(bundle.path))
+        until(lambda: len(judges) == 2 and made.queue.engine is judges[1])
+        made._judging._checked(judges[0], "the self-test gave nan")
+        assert made.queue.engine is judges[1]
+        assert made.keeper.snapshot(0).fault == ""
+        made._judging._checked(judges[1], "the self-test gave nan")
+        assert made.queue.engine is not judges[1]
 
 
 def test_an_engine_that_goes_wrong_while_idle_is_found(bundle: Bundle, tmp_path: Path) -> None:
@@ -299,6 +326,43 @@ def test_a_silent_camera_is_a_fault_and_comes_back(bundle: Bundle, tmp_path: Pat
     with running(made):
         until(lambda: "no frame for 0.3 s" in made.keeper.snapshot(0).fault)
         until(lambda: seen.results)
+
+
+def test_a_camera_that_hung_and_is_still_in_use_comes_back(bundle: Bundle, tmp_path: Path) -> None:
+    """The call that hangs keeps the device for a while: the first attempts to open it anew fail."""
+    held, made_sources = threading.Lock(), itertools.count(1)
+
+    class Device(Source):
+        def __init__(self) -> None:
+            super().__init__("device")
+            self._frames = sim_source(LIVE)
+            self._number, self._reads, self._mine = next(made_sources), 0, False
+
+        def open(self) -> None:
+            if not held.acquire(blocking=False):
+                raise SourceError("the camera is in use")
+            self._mine = True
+            self._frames.open()
+
+        def read(self, timeout: float) -> Frame | None:
+            self._reads += 1
+            if self._number == 1 and self._reads == 5:
+                time.sleep(1.5)
+            return self._frames.read(timeout)
+
+        def close(self) -> None:
+            self._frames.close()
+            if self._mine:
+                held.release()
+
+    made, seen = station(bundle, tmp_path / "s", make_source=Device, hang="300ms")
+    with running(made):
+        until(lambda: "has not come back for 0.3 s" in made.keeper.snapshot(0).fault)
+        until(lambda: "the camera is in use" in made.keeper.snapshot(0).fault)
+        judged = len(seen.results)
+        until(lambda: len(seen.results) > judged + 5)
+        assert made.keeper.snapshot(0).fault == ""
+    assert not broken_promises(seen.results)
 
 
 @pytest.fixture

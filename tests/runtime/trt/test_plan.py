@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from sanflow.runtime.trt import key as key_module
 from sanflow.runtime.trt import plan as module
 from sanflow.runtime.trt.api import Recipe, load
 from sanflow.runtime.trt.cuda import device
+from sanflow.runtime.trt.engine import PlanRefusedError
 from sanflow.runtime.trt.key import PlanKey, plan_key
 from sanflow.runtime.trt.plan import build_plan
 
@@ -365,6 +367,29 @@ def test_with_fallback_a_higher_precision_steps_in_and_every_result_says_so(
         assert detector.engine.note.startswith("fp32 instead of int8: ")
         assert "fp32 instead of int8" in _engine(detector)
         assert detector.judge(noise(1)[0]).verdict in ("OK", "NG")
+
+
+def test_what_stepped_in_is_said_after_a_plan_was_refused_too(
+    trt_bundle: Trt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = trt_bundle("fp16", "fp32")
+    asked, higher = bundle.manifest.graph("fp16"), bundle.manifest.graph("fp32")
+    forced: list[bool] = []
+
+    def built(_: Any, graph: Any, setting: Any, *, force: bool = False) -> tuple[Any, Any, str]:
+        forced.append(force)
+        return "plan", higher, "" if graph is higher else "fp32 instead of fp16: it overflows"
+
+    def opened(*_: Any) -> Any:
+        if len(forced) == 1:
+            raise PlanRefusedError("the driver was updated")
+        return SimpleNamespace(note="")
+
+    monkeypatch.setattr(ladder, "built", built)
+    monkeypatch.setattr(ladder, "_open", opened)
+    engine = ladder.open_tensorrt(bundle, asked, setting())
+    assert forced == [False, True]
+    assert engine.note == "fp32 instead of fp16: it overflows"
 
 
 def test_the_ladder_goes_up_only(trt_bundle: Trt) -> None:

@@ -51,7 +51,7 @@ class _DailyFiles(Output):
         if newest := self._files()[-1:]:
             self._begin(newest[0].stem.removeprefix("results-"))
             for line in _tail(newest[0]):
-                if (known := self.known(line)) is not None:
+                if (known := self._known(line)) is not None:
                     run, result = known
                     self._seen[run] = max(result, self._seen.get(run, 0))
 
@@ -78,6 +78,14 @@ class _DailyFiles(Output):
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _known(self, line: str) -> tuple[str, int] | None:
+        """As `known`; a line that a person or another version wrote is none of ours."""
+        try:
+            run, result = self.known(line) or ("", 0)
+            return (str(run), int(result)) if run else None
+        except (LookupError, TypeError, ValueError, StopIteration, csv.Error):
+            return None
 
     @abstractmethod
     def line(self, result: PartResult) -> bytes:

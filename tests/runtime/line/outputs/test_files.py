@@ -86,6 +86,25 @@ def test_after_any_interruption_each_result_is_there_once(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("foreign", ["1,2,my note", "", "null", '{"run": 1}', '"', "[1]", "\0"])
+def test_lines_that_a_person_wrote_are_left_and_passed_over(
+    kind: str, foreign: str, tmp_path: Path
+) -> None:
+    output = opened(kind, tmp_path)
+    output.emit(a_result(1), None)
+    output.close()
+    path = tmp_path / "results" / f"results-2026-01-31.{kind}"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{foreign}\n")
+    before = path.read_bytes()
+    output = opened(kind, tmp_path)
+    for number in (1, 2):
+        output.emit(a_result(number), None)
+    output.close()
+    assert path.read_bytes() == before + output.line(a_result(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_per_day_and_the_oldest_go(kind: str, tmp_path: Path) -> None:
     output = opened(kind, tmp_path, keep_days=2)
     for number, day in enumerate(("2026-01-30", "2026-01-31", "2026-02-01", "2026-02-01"), 1):
