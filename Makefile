@@ -10,6 +10,7 @@ help:
 	@echo "make demo      make parts, train, export, verify and judge them: demo/report/report.html"
 	@echo "make test      what CI runs: lint, types, layers, and the fast tests"
 	@echo "make test-all  every test, the slow ones too"
+	@echo "make install   the environment alone: $(VENV)/bin/sanflow"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make clean     remove the environment and the caches"
 

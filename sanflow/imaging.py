@@ -42,6 +42,10 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+FEWEST = 16
+"""An image has at least one pixel per so many of the model's, in height and in width."""
+
+
 class DecodeError(ImageError):
     """A file that is no complete picture; `problem` is one of check_dataset's words."""
 
@@ -133,6 +137,8 @@ class PixelPath:
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The region of interest at the model's size, whatever the channels."""
         image = self._crop(image)
+        if problem := too_few(image.shape[:2], (self.height, self.width)):
+            raise ImageError(problem)
         image = _shrink(image, min(image.shape[0], self.height), min(image.shape[1], self.width))
         if image.shape[:2] != (self.height, self.width):
             size = (self.width, self.height)
@@ -149,6 +155,14 @@ class PixelPath:
                 f"outside this image of {width} x {height} pixels (width x height)"
             )
         return image[r.y : r.y + r.height, r.x : r.x + r.width]
+
+
+def too_few(image: tuple[int, ...], model: tuple[int, int]) -> str:
+    """What is wrong with an image of this (height, width) for a model's; empty if nothing is."""
+    if FEWEST * image[0] >= model[0] and FEWEST * image[1] >= model[1]:
+        return ""
+    seen, given = (f"{width}x{height}" for height, width in (model, image))
+    return f"{given} pixels (width x height) are too few for a model that sees {seen}"
 
 
 def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
@@ -266,6 +280,8 @@ def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
     try:
         part.write_bytes(encode_png(rgb))
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the name nobody chose
     finally:
         part.unlink(missing_ok=True)
 

@@ -115,7 +115,7 @@ def test_train_writes_a_calibrated_run_with_its_configuration(tiny_run: Path) ->
 def test_resume_takes_the_configuration_of_the_run(tiny_run: Path, parts: Path) -> None:
     """Without options of its own: the preset's defaults must not be asked of a tiny run."""
     done = sanflow("train", parts, "--out", tiny_run, "--resume")
-    assert "1 epochs trained" in done.stdout
+    assert "1 epoch trained" in done.stdout
 
 
 def test_check_reports_as_json(parts: Path) -> None:
@@ -141,7 +141,10 @@ def test_calibrate_prints_the_guarantee(tiny_run: Path, tmp_path: Path) -> None:
     assert threshold.parts == len(found["scores"]) == 24
     assert threshold.expected_rate <= 0.2
     assert sum(score > threshold.value for score in found["scores"]) == 4  # 25 x 0.2 - 1
-    assert "NG above" in sanflow("calibrate", run, "--false-alarm-rate", 0.2).stdout
+    done = sanflow("calibrate", run, "--false-alarm-rate", 0.2)
+    assert "NG above" in done.stdout
+    assert "the rate is not kept" in done.stderr
+    assert "not kept" not in sanflow("calibrate", run).stderr
 
 
 def test_without_a_rate_the_best_bound_is_used_and_said(tiny_run: Path, tmp_path: Path) -> None:
@@ -204,6 +207,39 @@ def test_threshold_shows_and_changes_only_the_decision(bundle: Path) -> None:
     assert decision["threshold"] == value
     assert decision["false_alarm_rate"] is None
     assert decision["display_high"] == before["decision"]["display_high"]
+
+
+def test_what_threshold_says_of_a_value_by_hand(bundle: Path) -> None:
+    scores = json.loads((bundle / "manifest.json").read_text())["graphs"][0]["scores"]
+    shown = sanflow("threshold", bundle)
+    assert "asked" not in shown.stdout + shown.stderr
+    set_by_rate = sanflow("threshold", bundle, "--false-alarm-rate", 0.21).stdout
+    assert "at most 20 % (asked: 21 %)" in set_by_rate
+    assert "It was chosen for at most 21 % of good parts" in sanflow("threshold", bundle).stdout
+    between = (scores[0] + scores[-1]) / 2
+    for value, words in (
+        (1e9, f"above the score of every calibration part (at most {scores[-1]:.6g})"),
+        (-1e9, f"below the score of every calibration part (at least {scores[0]:.6g})"),
+        (between, ""),
+    ):
+        done = sanflow("threshold", bundle, "--value", value)
+        assert words in " ".join(done.stderr.split())
+        assert bool(done.stderr.strip()) == bool(words)
+        assert "asked" not in done.stdout
+
+
+def test_an_unfinished_run_is_shipped_with_a_note(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    record["progress"]["finished"] = False
+    record["config"]["optim"]["epochs"] = 3
+    (run / "run.json").write_text(json.dumps(record))
+    done = sanflow("calibrate", run)
+    assert f"{run}: trained for 1 of 3 epochs" in done.stderr
+    assert "--resume" in done.stderr
+    assert "trained for" not in sanflow("calibrate", tiny_run).stderr
 
 
 def test_verify_compares_goldens_and_own_images(

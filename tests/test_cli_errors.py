@@ -210,6 +210,25 @@ def test_infer_does_not_overwrite_results(tiny_bundle: Path, parts: Path, tmp_pa
     assert "--force" in fails(2, *words, tmp_path / "out")
 
 
+@pytest.mark.parametrize("command", ["infer", "run"])
+@pytest.mark.parametrize("inside", ["", "results", "golden/deep"])
+def test_nothing_is_written_into_the_bundle(
+    command: str, inside: str, tiny_bundle: Path, parts: Path
+) -> None:
+    """One file more, and nothing would open it again."""
+    before = sorted(tiny_bundle.rglob("*"))
+    source = ["--source", parts / "test/dent"] if command == "infer" else ["--source", "sim:"]
+    words = [command, tiny_bundle, *source, "--out", tiny_bundle / inside]
+    deadline = ["--deadline", "1s"] if command == "run" else ["--force"]
+    assert "lies in the bundle" in fails(2, *words, *deadline)
+    assert sorted(tiny_bundle.rglob("*")) == before
+
+
+def test_resuming_what_is_not_there_says_that_it_begins_anew(parts: Path, tmp_path: Path) -> None:
+    words = ["train", parts, "--out", tmp_path / "typo", "--resume", "--weights", tmp_path / "no"]
+    assert f"{tmp_path / 'typo'}: no run to resume there; training begins anew" in fails(2, *words)
+
+
 def test_an_unknown_engine(tiny_bundle: Path) -> None:
     assert "did you mean 'openvino'" in fails(2, "verify", tiny_bundle, "--engine", "openvno")
 

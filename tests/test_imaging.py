@@ -17,13 +17,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sanflow import imaging
 from sanflow.errors import ImageError
-from sanflow.imaging import DecodeError, PixelPath, Roi, _shrink, decode, to_rgb8
+from sanflow.imaging import DecodeError, PixelPath, Roi, _shrink, decode, to_rgb8, too_few
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 LEVELS_16 = [0, 128, 129, 25700, 65407, 65535]
@@ -325,6 +325,7 @@ def test_a_cameras_array_takes_the_one_pixel_path(
     array = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
     roi = Roi(0, 0, (given_size[1] + 1) // 2, (given_size[0] + 1) // 2) if seed % 2 else None
     path = PixelPath(*wanted, roi)
+    assume(not too_few((roi.height, roi.width) if roi else given_size, wanted))
     np.testing.assert_array_equal(path.camera(array), path(to_rgb8(array)))
 
 
@@ -359,12 +360,22 @@ def test_each_axis_is_filtered_for_itself() -> None:
     assert len(set(column.tolist())) > 3, "growing must interpolate between the rows"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (15, 300), (300, 15)])
+def test_a_picture_of_hardly_any_pixels_is_refused(size: tuple[int, int]) -> None:
+    """A frame of one pixel, enlarged, would be judged like any other."""
+    given = f"{size[1]}x{size[0]} pixels"
+    with pytest.raises(ImageError, match=rf"{given} .* too few for a model that sees 256x256"):
+        PixelPath(256, 256)(np.zeros((*size, 3), np.uint8))
+    assert PixelPath(256, 256)(np.zeros((16, 16, 3), np.uint8)).shape == (256, 256, 3)
+
+
 sizes = st.integers(1, 24)
 
 
 @settings(max_examples=50, deadline=None)
 @given(sizes, sizes, sizes, sizes, st.integers(0, 255))
 def test_a_flat_image_stays_flat_at_any_size(h: int, w: int, to_h: int, to_w: int, v: int) -> None:
+    assume(not too_few((h, w), (to_h, to_w)))
     image = PixelPath(to_h, to_w)(np.full((h, w, 3), v, np.uint8))
     assert image.shape == (to_h, to_w, 3)
     assert (image == v).all()

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import imaging
-from ..errors import BundleError, ConfigError, ImageError
+from ..errors import BundleError, ConfigError, ImageError, InputError
 from . import contents
 from .manifest import MAPS, FileEntry, Kind, Manifest
 from .spelling import parse
@@ -129,6 +129,12 @@ class Bundle:
             Golden(_decode(self, entry.image), entry.score, maps[index], entry.kind)
             for index, entry in enumerate(self.manifest.golden)
         ]
+
+
+def require_outside(bundle: str | os.PathLike[str], out: Path) -> None:
+    """InputError if `out` lies in the bundle's folder, which no other file may be in."""
+    if Path(bundle).resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"{out}: lies in the bundle {os.fspath(bundle)}; choose another folder")
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

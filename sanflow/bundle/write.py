@@ -126,7 +126,7 @@ def _os_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BundleError(f"{target}: cannot be written: {error}") from error
+        raise BundleError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def check_replaceable(target: Path, force: bool) -> None:

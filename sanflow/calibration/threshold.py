@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.manifest import SMALL_SCORE
-from ..errors import CalibrationError
+from ..errors import CalibrationError, InputError
 
 USUAL_RATE = 0.01
 ROUNDING = 1e-4
@@ -65,10 +65,12 @@ class Threshold:
 
     def text(self) -> str:
         """The guarantee in words, for people."""
+        asked = self.false_alarm_rate != self.expected_rate
         return (
             f"NG above {self.value:.6g}: score {self.rank} of {self.parts} good parts in order. "
-            f"A new good part is NG with probability at most {_percent(self.expected_rate)} "
-            f"(asked: {_percent(self.false_alarm_rate)}), for parts exchangeable with these. "
+            f"A new good part is NG with probability at most {_percent(self.expected_rate)}"
+            f"{f' (asked: {_percent(self.false_alarm_rate)})' if asked else ''}, "
+            "for parts exchangeable with these. "
             f"For these very parts the long-run rate is within {_percent(self.false_alarm_rate)} "
             f"with confidence {_percent(self.confidence)}, and within "
             f"{_percent(self.upper_rate)} with confidence {_percent(self.upper_confidence)}."
@@ -130,7 +132,7 @@ def threshold_at(
     """
     ordered = _ordered(scores)
     if not math.isfinite(value):
-        raise CalibrationError(f"threshold {value} is not a finite number")
+        raise InputError(f"threshold {value} is not a finite number")
     rank = int(np.searchsorted(ordered, value, side="right"))
     rate = (len(ordered) + 1 - rank) / (len(ordered) + 1)
     return _describe(ordered, float(value), rank, rate, upper_confidence, score_relative)
@@ -285,7 +287,7 @@ def _ordered(scores: ArrayLike) -> NDArray[np.float64]:
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise CalibrationError(f"{name} {value} must be between 0 and 1, both excluded")
+        raise InputError(f"{name} {value} must be between 0 and 1, both excluded")
 
 
 def _exact(rate: float) -> Fraction:

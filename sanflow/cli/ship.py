@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -89,6 +90,7 @@ def export(
     if out is None and not explain:
         raise InputError("--out was not given: say where to write, or --explain to write nothing")
     opened = open_run(run)
+    show.unfinished(opened)
     asked = false_alarm_rate(rate, len(load_calibration(opened).images))
     with show.counting_with_lines("exporting") as (progress, line):
         options: dict[str, Any] = {
@@ -181,7 +183,27 @@ def threshold(
         show.json_document(schema.dump(chosen))
     else:
         show.say(chosen.text())
+        stated = shown.decision.false_alarm_rate if value is None and rate is None else None
+        if stated is not None:
+            show.say(f"It was chosen for at most {100 * stated:.3g} % of good parts.")
+        _warn_of(value, shown.scores)
         show.say(f"Uncertain from {chosen.band_low:.6g} to {chosen.band_high:.6g}.")
+
+
+def _warn_of(value: float | None, scores: Sequence[float]) -> None:
+    """A threshold by hand that no calibration part's score is near decides every part alike."""
+    if value is None:
+        return
+    if value > scores[-1]:
+        show.note(
+            f"--value {value:g} is above the score of every calibration part (at most "
+            f"{scores[-1]:.6g}): a defect that scores less is OK"
+        )
+    elif value < scores[0]:
+        show.note(
+            f"--value {value:g} is below the score of every calibration part (at least "
+            f"{scores[0]:.6g}): good parts are NG"
+        )
 
 
 def _decided(decision: Decision, chosen: Threshold, rate: float | None) -> Decision:

@@ -71,7 +71,8 @@ def check(
     else:
         show.say(report.text())
     if report.findings:
-        raise DataError(f"{len(report.findings)} findings in {data}; mend them, or use --skip-bad")
+        count = f"{len(report.findings)} finding{'s' if len(report.findings) > 1 else ''}"
+        raise DataError(f"{count} in {data}; mend them, or train with --skip-bad")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -153,6 +154,7 @@ def train(
     Ctrl-C and a power cut lose at most the epoch in progress; --resume continues.
     """
     from ..calibration.calibrate import calibrate as calibrate_run
+    from ..run import RECORD
     from ..training.train import train as train_run
 
     flags: dict[str, Any] = {
@@ -170,6 +172,8 @@ def train(
     given = [preset, config, sets, *flags.values()]
     # A run knows its configuration: resumed without a flag, it goes on with its own.
     own = resume and not any(value is not None for value in given)
+    if resume and not (out / RECORD).exists():
+        show.note(f"{out}: no run to resume there; training begins anew")
     chosen = None if own else run_config(preset, config, sets, **flags)
     with show.training() as progress:
         run = train_run(
@@ -184,8 +188,9 @@ def train(
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes, one is enough
         with show.counting("calibrating") as counted:
             calibrated = calibrate_run(run, data, progress=counted)
+        done = run.record.progress.epochs_done
         show.say(
-            f"{out}: {run.record.progress.epochs_done} epochs trained, "
+            f"{out}: {done} epoch{'s' if done != 1 else ''} trained, "
             f"calibrated with {len(calibrated.images)} held-out good parts"
         )
 
@@ -203,6 +208,7 @@ def calibrate(
     from ..run import open_run
 
     opened = open_run(run)
+    show.unfinished(opened)
     with show.counting("calibrating") as progress:
         calibration = calibrate_run(opened, data, device=device, progress=progress)
     threshold = calibration.threshold(false_alarm_rate(rate, len(calibration.images)))
@@ -212,6 +218,8 @@ def calibrate(
         )
     else:
         show.say(threshold.text())
+        if rate is not None:
+            show.note("the rate is not kept: give it to export, or to threshold, too")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -285,6 +293,11 @@ def evaluate(
             for name, e in metrics.items()
         ],
     )
+    if found.without_mask:
+        show.note(
+            f"{found.without_mask} of {found.defective} defective images have no usable mask; the "
+            "pixel metrics leave them out"
+        )
     if out is not None:
         show.say(f"wrote {out / 'report.html'}")
 

@@ -7,25 +7,31 @@ their number. What is wrong is collected, never raised: one report names everyth
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ImageError
-from ..imaging import DecodeError, decode, pixel_sha256, read_bytes, read_mask
+from ..imaging import DecodeError, decode, pixel_sha256, read_bytes, read_mask, too_few
 from .config import DataConfig
 from .layout import Dataset, Sample
 
 THREADS = 4
+LISTED = 20
+"""Files that are listed per problem, for people."""
+ALIKE = 0.9
+"""From this share of images of one shape on, another shape is a mistake."""
+ASPECT, AREA = 1.1, 4.0
+"""What is another shape: proportions, or pixels, that differ by more than this factor."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One file that cannot be used, or not twice.
 
-    `problem` is empty, unreadable, truncated, unsupported type, wrong size or duplicate.
+    `problem` is empty, unreadable, truncated, unsupported type, blank, wrong size or duplicate.
     """
 
     path: Path
@@ -49,14 +55,17 @@ class Report:
         dataset = self.dataset_without_bad
         left = ", ".join(f"{len(s)} {role}" for role, s in dataset.roles().items())
         if not self.findings:
-            return f"{dataset.root}: every image can be used ({left})"
+            return f"{dataset.root}: every image can be used ({dataset.layout} layout: {left})"
         by_problem: dict[str, list[Finding]] = defaultdict(list)
         for finding in self.findings:
             by_problem[finding.problem].append(finding)
-        lines = [f"{dataset.root}: {len(self.findings)} files cannot be used"]
+        count = f"{len(self.findings)} file{'s' if len(self.findings) > 1 else ''}"
+        lines = [f"{dataset.root}: {count} cannot be used ({dataset.layout} layout)"]
         for problem, found in sorted(by_problem.items()):
             lines.append(f"{problem} ({len(found)}):")
-            lines += [f"  {dataset.relative(f.path)}: {f.detail}" for f in found]
+            lines += [f"  {dataset.relative(f.path)}: {f.detail}" for f in found[:LISTED]]
+            if len(found) > LISTED:
+                lines.append(f"  and {len(found) - LISTED} more; `sanflow check --json` has all")
         return "\n".join((*lines, f"without them: {left}"))
 
 
@@ -67,19 +76,29 @@ class _Seen:
     sample: Sample
     content: str = ""
     pixels: str = ""
+    size: tuple[int, int] | None = None
+    """Height and width."""
     findings: tuple[Finding, ...] = ()
 
 
 def check_dataset(
-    dataset: Dataset, config: DataConfig, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    config: DataConfig,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    size: tuple[int, int] = (1, 1),
 ) -> Report:
-    """Read every image and mask of all roles; `progress(done, total)` is called after each."""
-    seen = list(_look(dataset, config, progress))
+    """Read every image and mask of all roles; `progress(done, total)` is called after each.
+
+    `size` is the model's (height, width): far smaller images are findings.
+    """
+    seen = list(_look(dataset, config, size, progress))
     findings = [finding for one in seen for finding in one.findings]
     findings += [
         Finding(path, "unsupported type", "nothing here reads this format; save it as PNG")
         for path in dataset.unsupported
     ]
+    findings += _odd_sizes(seen)
     findings += _duplicates(dataset, [one for one in seen if not one.findings])
     bad = {finding.path for finding in findings}
 
@@ -98,17 +117,22 @@ def check_dataset(
 
 
 def _look(
-    dataset: Dataset, config: DataConfig, progress: Callable[[int, int], None] | None
+    dataset: Dataset,
+    config: DataConfig,
+    size: tuple[int, int],
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[_Seen]:
     samples = [s for role in dataset.roles().values() for s in role]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="sanflow-check") as pool:
-        for done, seen in enumerate(pool.map(lambda s: _look_at(s, config), samples), start=1):
+        for done, seen in enumerate(
+            pool.map(lambda s: _look_at(s, config, size), samples), start=1
+        ):
             if progress:
                 progress(done, len(samples))
             yield seen
 
 
-def _look_at(sample: Sample, config: DataConfig) -> _Seen:
+def _look_at(sample: Sample, config: DataConfig, size: tuple[int, int]) -> _Seen:
     path = sample.path
     try:
         data = read_bytes(path)
@@ -118,11 +142,20 @@ def _look_at(sample: Sample, config: DataConfig) -> _Seen:
     findings = []
     height, width = image.shape[:2]
     if config.roi is not None and config.roi.outside(height, width):
-        detail = f"the image is {width}x{height}, the region of interest {config.roi} lies outside"
+        r = config.roi
+        detail = (
+            f"the image is {width}x{height} (width x height); the region of interest "
+            f"{r.x},{r.y},{r.width},{r.height} (x,y,width,height) lies outside"
+        )
         findings.append(Finding(path, "wrong size", detail))
+    elif problem := too_few((height, width), size):
+        findings.append(Finding(path, "wrong size", problem))
+    if height * width > 1 and (image == image[0, 0]).all():
+        findings.append(Finding(path, "blank", f"every pixel is {image[0, 0].tolist()}"))
     if sample.mask is not None:
         findings += _mask_findings(sample.mask, height, width)
-    return _Seen(sample, hashlib.sha256(data).hexdigest(), pixel_sha256(image), tuple(findings))
+    content, pixels = hashlib.sha256(data).hexdigest(), pixel_sha256(image)
+    return _Seen(sample, content, pixels, (height, width), tuple(findings))
 
 
 def _mask_findings(path: Path, height: int, width: int) -> list[Finding]:
@@ -136,6 +169,30 @@ def _mask_findings(path: Path, height: int, width: int) -> list[Finding]:
         detail = f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {width}x{height}"
         return [Finding(path, "wrong size", detail)]
     return []
+
+
+def _odd_sizes(seen: list[_Seen]) -> list[Finding]:
+    """Images of another shape, where nearly all have one and the same."""
+    sizes = [one.size for one in seen if one.size is not None]
+    if not sizes:
+        return []
+    (usual, count), *_ = Counter(sizes).most_common(1)
+    if count < ALIKE * len(sizes):
+        return []
+    findings = []
+    for one in seen:
+        if one.size is None or one.findings or not _differ(one.size, usual):
+            continue
+        (height, width), share = one.size, f"{count} of {len(sizes)} images"
+        detail = f"{width}x{height} (width x height); {share} are {usual[1]}x{usual[0]}"
+        findings.append(Finding(one.sample.path, "wrong size", detail))
+    return findings
+
+
+def _differ(size: tuple[int, int], usual: tuple[int, int]) -> bool:
+    aspect = size[0] / size[1] * usual[1] / usual[0]
+    area = size[0] * size[1] / (usual[0] * usual[1])
+    return max(aspect, 1 / aspect) > ASPECT or max(area, 1 / area) > AREA
 
 
 def _duplicates(dataset: Dataset, seen: list[_Seen]) -> list[Finding]:

@@ -29,6 +29,12 @@ from .tree import read_tree, samples_in
 __all__ = ["GOOD", "ROLES", "Dataset", "Sample", "open_dataset"]
 
 SPLITS = (*ROLES, "excluded")
+_GOOD = frozenset({"good", "ok", "normal", "pass"})
+_NOT_GOOD = frozenset(
+    "abnormal anomalies anomalous anomaly bad defect defective defects fail faulty ground_truth "
+    "groundtruth gt mask masks ng nok reject rejects scrap test train val validation".split()
+)
+"""What people call folders that tell good parts from others."""
 
 
 def open_dataset(root: Path, config: DataConfig) -> Dataset:
@@ -70,7 +76,28 @@ def _guess_layout(root: Path, category: str | None) -> str:
             f"{root}: holds several data sets ({', '.join(inner[:5])}); give one, for example "
             f"--category {inner[0]}"
         )
-    return "csv" if (root / "manifest.csv").is_file() else "folder"
+    if (root / "manifest.csv").is_file():
+        return "csv"
+    _require_good_alone(root)
+    return "folder"
+
+
+def _require_good_alone(root: Path) -> None:
+    """Refuse a folder that seems to hold more than good parts: all its images would be good."""
+    paths = [path.relative_to(root) for path in files_in(root, IMAGE_SUFFIXES)]
+    inner = {path.parts[0] for path in paths if len(path.parts) > 1}
+    named = {part for path in paths for part in path.parts[:-1] if part.lower() in _NOT_GOOD}
+    beside = len(inner) > 1 or any(len(path.parts) == 1 for path in paths)
+    named |= {name for name in inner if beside and name.lower() in _GOOD}
+    masks = next((str(path) for path in paths if path.stem.lower().endswith("_mask")), None)
+    if named or masks:
+        found = some(sorted(named)) if named else masks
+        raise DataError(
+            f"{root}: holds {found} and so more than good parts, it seems; give the folder of the "
+            f"good ones, or name folders as the mvtec layout does (train/{GOOD}, test/<label>, "
+            "ground_truth/<label>/NAME_mask.png), or say --layout folder to take every image below "
+            "it as good"
+        )
 
 
 def _category(root: Path, layout: str, asked: str | None) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .. import imaging
 from ..bundle import Bundle
+from ..bundle.folder import require_outside
 from ..errors import ImageError, InputError, ParityError
 from .ahead import ahead
 from .detector import Detector, Result, load, no_decision
@@ -65,6 +66,7 @@ def infer(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}, expected at least 1")
     folder = Path(out)
+    require_outside(bundle.path if isinstance(bundle, Bundle) else bundle, folder)
     found = find(source, skip=folder)
     images = _not_empty(iter(found), source)
     with Detector(bundle, engine, threads, precision=precision, gpu=gpu) as detector:

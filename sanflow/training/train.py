@@ -99,7 +99,10 @@ def _checked(
     """The data set without bad images, and its record; DataError with every finding."""
     dataset = open_dataset(data, config.data)
     checked = check_dataset(
-        dataset, config.data, lambda done, total: report(Status("check", done, total))
+        dataset,
+        config.data,
+        lambda done, total: report(Status("check", done, total)),
+        size=(config.model.height, config.model.width),
     )
     if checked.findings and not skip_bad:
         raise DataError(f"{checked.text()}\nremove or mend these images, or give --skip-bad")

@@ -21,7 +21,7 @@ from sanflow.calibration.threshold import (
     threshold_at,
     uncertain_band,
 )
-from sanflow.errors import CalibrationError
+from sanflow.errors import CalibrationError, InputError
 
 RESAMPLES = 1000
 SIMULATED = [(19, 0.05), (114, 0.01), (500, 0.1)]
@@ -126,7 +126,7 @@ def test_too_few_parts_are_offered_a_rate_that_then_works() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, math.nan])
 def test_a_rate_that_is_no_probability_is_refused(rate: float) -> None:
-    with pytest.raises(CalibrationError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="between 0 and 1"):
         conformal_threshold(np.arange(100), rate)
 
 
@@ -135,7 +135,7 @@ def test_unusable_scores_are_refused() -> None:
         conformal_threshold([], 0.1)
     with pytest.raises(CalibrationError, match=r"1 of 3 .* number 2, nan"):
         conformal_threshold([1.0, math.nan, 2.0], 0.5)
-    with pytest.raises(CalibrationError, match="not a finite number"):
+    with pytest.raises(InputError, match="not a finite number"):
         threshold_at([1.0, 2.0], math.inf)
 
 

@@ -34,7 +34,10 @@ def test_a_sound_data_set(mvtec: Path) -> None:
     report = checked(mvtec)
     assert report.findings == ()
     assert report.dataset_without_bad == open_dataset(mvtec, DataConfig())
-    assert report.text() == f"{mvtec}: every image can be used (17 train, 3 calibrate, 4 test)"
+    assert (
+        report.text()
+        == f"{mvtec}: every image can be used (mvtec layout: 17 train, 3 calibrate, 4 test)"
+    )
     assert len(report.content_hashes) == 24
     assert {len(h) for h in report.content_hashes.values()} == {64}
 
@@ -114,7 +117,7 @@ def test_an_image_too_small_for_the_region(mvtec: Path, write: Write) -> None:
     report = checked(mvtec, DataConfig(roi=Roi(x=0, y=0, width=8, height=6)))
     assert found(report) == [("test/good/000.png", "wrong size")]
     assert "8x5" in report.findings[0].detail
-    assert "height=6" in report.findings[0].detail
+    assert "0,0,8,6 (x,y,width,height) lies outside" in report.findings[0].detail
 
 
 # Duplicates
@@ -150,7 +153,62 @@ def test_of_copies_across_roles_the_test_image_stays(mvtec: Path) -> None:
     assert (len(left.train), len(left.calibrate), len(left.test)) == (16, 2, 4)
 
 
+# Sizes and blank pictures
+
+
+@pytest.mark.parametrize("size", [(1, 1), (6, 4), (2, 3), (20, 26), (8, 6)])
+def test_another_shape_among_equal_ones_is_named(
+    mvtec: Path, write: Write, size: tuple[int, int]
+) -> None:
+    write("test/good/odd.png", *size)
+    report = checked(mvtec)
+    assert found(report) == [("test/good/odd.png", "wrong size")]
+    (finding,) = report.findings
+    usual = "24 of 25 images are 8x6"
+    assert finding.detail == f"{size[1]}x{size[0]} (width x height); {usual}"
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 9), (12, 16), (3, 4)])
+def test_nearly_the_same_shape_is_no_mistake(
+    mvtec: Path, write: Write, size: tuple[int, int]
+) -> None:
+    write("train/good/trimmed.png", *size)
+    assert not checked(mvtec).findings
+
+
+def test_parts_of_many_sizes_are_no_mistake(tmp_path: Path, write: Write) -> None:
+    for index in range(10):
+        write(f"{index}.png", height=6 + index, width=8 + 3 * index)
+    assert not checked(tmp_path).findings
+
+
+def test_far_fewer_pixels_than_the_models_are_named(mvtec: Path) -> None:
+    dataset = open_dataset(mvtec, DataConfig())
+    assert not check_dataset(dataset, DataConfig(), size=(96, 128)).findings
+    report = check_dataset(dataset, DataConfig(), size=(97, 128))
+    assert len(report.findings) == sum(len(s) for s in dataset.roles().values())
+    assert report.findings[0].detail == (
+        "8x6 pixels (width x height) are too few for a model that sees 128x97"
+    )
+
+
+def test_a_picture_of_nothing_is_named(mvtec: Path) -> None:
+    write_png(mvtec / "train" / "good" / "black.png", np.zeros((6, 8, 3), np.uint8))
+    report = checked(mvtec)
+    assert found(report) == [("train/good/black.png", "blank")]
+    assert report.findings[0].detail == "every pixel is [0, 0, 0]"
+
+
 # The report
+
+
+def test_of_many_files_with_one_problem_the_first_are_listed(mvtec: Path) -> None:
+    for index in range(25):
+        (mvtec / "train" / "good" / f"empty{index:02}.png").write_bytes(b"")
+    lines = checked(mvtec).text().splitlines()
+    assert lines[1] == "empty (25):"
+    assert len(lines) == 24
+    assert lines[-2] == "  and 5 more; `sanflow check --json` has all"
 
 
 def test_the_text_names_everything_under_its_problem(mvtec: Path) -> None:
@@ -162,7 +220,7 @@ def test_the_text_names_everything_under_its_problem(mvtec: Path) -> None:
     lines = report.text().splitlines()
     left = [len(s) for s in report.dataset_without_bad.roles().values()]
     assert lines == [
-        f"{mvtec}: 3 files cannot be used",
+        f"{mvtec}: 3 files cannot be used (mvtec layout)",
         "empty (2):",
         "  train/good/x.png: the file is empty (0 bytes); copy it again",
         "  train/good/y.png: the file is empty (0 bytes); copy it again",

@@ -133,6 +133,42 @@ def test_a_folder_of_good_parts(tmp_path: Path, write: Write) -> None:
     assert {s.label for s in dataset.train + dataset.calibrate} == {GOOD}
 
 
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("train/Good/a.png", "test/scratch/b.png"), "test, train"),
+        (("good/a.png", "bad/b.png"), "bad, good"),
+        (("OK/a.png", "scratch/b.png"), "OK"),
+        (("ok/a.png", "b.png"), "ok"),
+        (("lot1/NG/a.png",), "NG"),
+        (("ground_truth/a.png",), "ground_truth"),
+        (("a.png", "a_mask.png"), "a_mask.png"),
+    ],
+)
+def test_a_folder_that_holds_more_than_good_parts_is_refused(
+    tmp_path: Path, write: Write, names: tuple[str, ...], named: str
+) -> None:
+    """Nothing would tell a beginner that the defects were trained as good parts."""
+    for name in (*names, *(f"{Path(names[0]).parent}/more{i}.png" for i in range(10))):
+        write(name)
+    with pytest.raises(DataError, match=rf"holds {named} and so more than good parts") as error:
+        open_dataset(tmp_path, DataConfig())
+    assert "train/good" in str(error.value)
+    assert "--layout folder" in str(error.value)
+    taken = open_dataset(tmp_path, DataConfig(layout="folder"))
+    assert len(taken.train) + len(taken.calibrate) == len(names) + 10
+
+
+@pytest.mark.parametrize("folders", [("monday", "tuesday"), ("good",), ("camera 1/lot 3",)])
+def test_good_parts_may_lie_in_folders_of_their_own(
+    tmp_path: Path, write: Write, folders: tuple[str, ...]
+) -> None:
+    for folder in folders:
+        for index in range(10):
+            write(f"{folder}/{index}.png")
+    assert open_dataset(tmp_path, DataConfig()).layout == "folder"
+
+
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no images \(\.png, \.jpg"):
         open_dataset(tmp_path, DataConfig())

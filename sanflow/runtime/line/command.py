@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...bundle.folder import require_outside
 from ...errors import InputError
 from ..setting import Gpu
 from . import config as line_config
@@ -53,6 +54,7 @@ def run_station(
             "trigger a part's verdict must be there, for example 50ms"
         )
     folder = Path(out)
+    require_outside(bundle, folder)
     make_source = partial(open_source, found.source.uri, found.source.trigger)
     make_source()  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))

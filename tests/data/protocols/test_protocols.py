@@ -91,7 +91,10 @@ def test_the_commands_take_a_category(mvtec_ad: Path) -> None:
     words = ["check", str(mvtec_ad), "--layout", "mvtec-ad", "--category"]
     done = CliRunner().invoke(app, [*words, "screw"])
     assert done.exit_code == 0, done.output
-    assert "every image can be used (9 train, 1 calibrate, 4 test)" in done.stdout
+    assert (
+        "every image can be used (mvtec-ad screw layout: 9 train, 1 calibrate, 4 test)"
+        in done.stdout
+    )
     done = CliRunner().invoke(app, [*words, "pill"])
     assert done.exit_code == 2
     assert "no category 'pill'" in done.stderr
