@@ -228,6 +228,13 @@ def test_what_threshold_says_of_a_value_by_hand(bundle: Path) -> None:
         assert "asked" not in done.stdout
 
 
+def test_threshold_says_what_a_triton_server_still_reads(bundle: Path) -> None:
+    (bundle.parent / "config.pbtxt").write_text("")
+    assert "config.pbtxt" not in sanflow("threshold", bundle).stderr
+    done = sanflow("threshold", bundle, "--false-alarm-rate", 0.2)
+    assert f"{bundle.parent / 'config.pbtxt'} still has the old threshold" in done.stderr
+
+
 def test_an_unfinished_run_is_shipped_with_a_note(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

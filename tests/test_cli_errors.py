@@ -224,6 +224,10 @@ def test_nothing_is_written_into_the_bundle(
     assert sorted(tiny_bundle.rglob("*")) == before
 
 
+def test_a_goal_without_a_search(tiny_bundle: Path) -> None:
+    assert "--tune" in fails(2, "bench", tiny_bundle, "--goal", "throughput")
+
+
 def test_resuming_what_is_not_there_says_that_it_begins_anew(parts: Path, tmp_path: Path) -> None:
     words = ["train", parts, "--out", tmp_path / "typo", "--resume", "--weights", tmp_path / "no"]
     assert f"{tmp_path / 'typo'}: no run to resume there; training begins anew" in fails(2, *words)

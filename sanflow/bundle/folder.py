@@ -62,7 +62,8 @@ class Bundle:
         """
         given = Path(path)
         if not given.is_dir():
-            raise BundleError(f"{given}: not a bundle folder; give the folder that export wrote")
+            kind = "not a bundle folder" if given.exists() else "no such folder"
+            raise BundleError(f"{given}: {kind}; give the folder that export wrote")
         folder = given.resolve()
         if not os.path.lexists(folder / MANIFEST):
             raise BundleError(f"{given}: no {MANIFEST} inside; give the folder that export wrote")

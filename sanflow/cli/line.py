@@ -149,8 +149,9 @@ def bench(
         ),
     ] = False,
     goal: Annotated[
-        Literal["latency", "throughput"], typer.Option("--goal", help="What --tune looks for.")
-    ] = "latency",
+        Literal["latency", "throughput"] | None,
+        typer.Option("--goal", help="What --tune looks for: latency (the default) or throughput."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput, cold start and memory of a bundle on this machine."""
@@ -164,8 +165,10 @@ def bench(
                 f"--precision {precision}: --tune is for the graph that the bundle prefers; leave "
                 "it out"
             )
-        _tune(bundle, goal, engine, seconds, as_json)
+        _tune(bundle, goal or "latency", engine, seconds, as_json)
         return
+    if goal is not None:
+        raise InputError(f"--goal {goal} was given alone; it says what --tune looks for")
     from ..runtime.bench import bench as measure
 
     with show.counting("measuring") as progress:

@@ -178,6 +178,8 @@ def threshold(
         with_decisions(
             opened, [_decided(g.decision, choose(g), rate) for g in opened.manifest.graphs]
         )
+        if (served := opened.path.parent / "config.pbtxt").is_file():
+            show.note(f"{served} still has the old threshold and digest: export again to change it")
     chosen = choose(shown)
     if as_json:
         show.json_document(schema.dump(chosen))

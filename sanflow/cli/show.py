@@ -80,7 +80,8 @@ def unfinished(run: Run) -> None:
 
 def station(state: StationState) -> None:
     """What the station says of itself, one line per change."""
-    words = filter(None, (state.state, state.fault, state.warning))
+    bundle = f"bundle {state.bundle[:12]}" if state.bundle else ""
+    words = filter(None, (state.state, state.fault, state.warning, bundle))
     note(f"{datetime.now():%H:%M:%S} {': '.join(words)}")
 
 

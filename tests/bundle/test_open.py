@@ -140,7 +140,7 @@ def test_a_link_to_the_whole_bundle_is_followed_once(bundle: Bundle, tmp_path: P
 
 
 def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"missing: not a bundle folder; give the folder"):
+    with pytest.raises(BundleError, match=r"missing: no such folder; give the folder"):
         Bundle.open(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match="not a bundle folder"):

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .journal import Follower, Position
-from .output import Output, Picture, StationState
+from .output import Output, Picture, StationState, ailing
 from .result import PartResult
 
 POLL = 0.05
@@ -80,8 +80,9 @@ class Feed:
 
     def health(self) -> dict[str, Any]:
         """The output's own words, and how far it is."""
-        own = {"told": self.told, "skipped": self.skipped, "trouble": self.trouble}
-        return {**self.output.health(), **own}
+        found = self.output.health()
+        trouble = self.trouble or ailing(found)
+        return {**found, "told": self.told, "skipped": self.skipped, "trouble": trouble}
 
     def _loop(self) -> None:
         if not self._insist(self.output.open):

@@ -104,3 +104,12 @@ class Output(ABC):
     @abstractmethod
     def close(self) -> None:
         """Send what can be sent at once, and let go; never raises."""
+
+
+def ailing(health: dict[str, Any]) -> str:
+    """What an output's health says is wrong, in words; empty if nothing is."""
+    said = str(health.get("trouble") or health.get("error") or "")
+    if said:
+        return said
+    away = [key for key in ("connected", "listening") if health.get(key) is False]
+    return f"not {away[0]}" if away else ""

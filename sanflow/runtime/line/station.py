@@ -30,7 +30,7 @@ from .journal import Journal
 from .judging import MOST_LOST, Judging
 from .ledger import Entry, Ledger
 from .lock import only_one
-from .output import Output, Picture, StationState
+from .output import Output, Picture, StationState, ailing
 from .queue import PartQueue
 from .recorder import Recorder
 from .result import PartResult
@@ -192,6 +192,7 @@ class Station:
             self._judging.look()
             if self.slow is not None:
                 self.slow.look()
+            self._look_after_outputs()
             self._tell()
             grabber = self._grabber
             if grabber is not None and grabber.ended.is_set() and not self.emitter.waiting:
@@ -208,6 +209,15 @@ class Station:
         if len(self._grabbers) > MOST_LOST:
             raise SourceError(f"{text}, time after time; only a new process helps")
         self._grab()
+
+    def _look_after_outputs(self) -> None:
+        """The fast ones; the slow process has its own page for the others."""
+        for output in self._outputs:
+            try:
+                trouble = ailing(output.health())
+            except Exception as error:  # what it cannot say is no reason to stop the line
+                trouble = repr(error)
+            self.keeper.warning(output.name, f"{output.name}: {trouble}" if trouble else "")
 
     def _deliver(self, result: PartResult, picture: Picture | None) -> None:
         for output in self._outputs:
@@ -308,5 +318,6 @@ class Station:
         gc.unfreeze()
 
 
-def _words(state: StationState) -> tuple[str, str, str]:
-    return state.state, state.fault, state.warning
+def _words(state: StationState) -> tuple[str, ...]:
+    bundle = f"bundle {state.bundle[:12]}" if state.bundle else ""
+    return state.state, state.fault, state.warning, bundle

@@ -190,7 +190,7 @@ def absent(make_bundle: MakeBundle) -> Path:
     [
         (altered, 4, "open", "altered or damaged"),
         (not_finite, 4, "model.onnx", "w2: not all of its values are finite"),
-        (absent, 4, "open", "not a bundle folder"),
+        (absent, 4, "open", "no such folder"),
         (unloadable, 5, "onnxruntime fp32", "Frobnicate"),
         (wrong, 6, "openvino fp32", "golden samples: "),
     ],

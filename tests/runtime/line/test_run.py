@@ -118,7 +118,7 @@ def test_what_cannot_be_used_is_said(
 def test_a_bundle_that_is_refused(tmp_path: Path) -> None:
     done = invoke(tmp_path / "no", "--source", SMALL, "--deadline", "1s", "--out", tmp_path / "out")
     assert done.exit_code == 4
-    assert "not a bundle folder" in done.stderr
+    assert "no such folder" in done.stderr
 
 
 def test_a_camera_that_is_absent(bundle: Bundle, tmp_path: Path) -> None:

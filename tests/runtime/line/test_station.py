@@ -419,6 +419,33 @@ def test_an_output_that_fails_costs_the_others_nothing(bundle: Bundle, tmp_path:
     assert len(list(Follower(tmp_path / "s" / "journal").rows())) == 50
 
 
+def test_a_fast_output_that_fails_is_a_warning_until_it_works(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """The wiring to the gate may be dead: nobody but the station can say so."""
+
+    class Gate(Collector):
+        found: dict[str, object] = {"connected": True, "error": ""}  # noqa: RUF012
+
+        def health(self) -> dict[str, object]:
+            return self.found
+
+    gate = Gate()
+    gate.name = "dio"
+    made, seen = station(bundle, tmp_path / "s", LIVE, outputs=[gate])
+    with running(made):
+        until(lambda: made.tally.ok > 3)
+        assert made.keeper.snapshot(0).warning == ""
+        for found, words in (
+            ({"error": "the module does not answer"}, "dio: the module does not answer"),
+            ({"connected": False, "error": ""}, "dio: not connected"),
+            ({"connected": True, "error": ""}, ""),
+        ):
+            gate.found = found
+            until(lambda words=words: made.keeper.snapshot(0).warning == words)
+    assert any("dio" in state.warning for state in seen.states)
+
+
 def test_systemd_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(tmp_path / "notify"))
@@ -439,7 +466,7 @@ def test_systemd_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Mon
     listener.close()
     assert words.index("READY=1") < words.index("STOPPING=1")
     assert words.count("WATCHDOG=1") > 1
-    assert "STATUS=Running" in words
+    assert f"STATUS=Running; bundle {bundle.manifest.digest[:12]}" in words
     states = [state.state for state in told]
     assert states[0] == "Preoperational"
     assert "Running" in states

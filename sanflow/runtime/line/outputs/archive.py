@@ -69,6 +69,7 @@ class ArchiveOutput(Output):
         except OSError as error:
             self._error = str(error)
             raise
+        self._error = ""
         if id is None:
             return
         self._counts["stored"] += 1

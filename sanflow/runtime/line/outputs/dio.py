@@ -90,7 +90,7 @@ class DioOutput(Output):
         line = options.ok if ok else options.ng
         if time.monotonic() > given + options.lag_ms / 1e3:
             self._counts["left_out"] += 1
-            self._error = f"no pulse for part {result.part}: verdicts come faster than pulses"
+            self._error = "pulses are left out: verdicts come faster than pulses"
             return
         if options.heartbeat is not None and result.score is not None:
             self._beat = not self._beat
@@ -125,6 +125,7 @@ class DioOutput(Output):
                 self._lines.close()
                 self._lines = None
             return False
+        self._error = ""
         return True
 
     def _connect(self) -> None:

@@ -68,6 +68,7 @@ class _DailyFiles(Output):
             raise
         self._seen[result.run] = result.result
         self._written += 1
+        self._error = ""
 
     def health(self) -> dict[str, Any]:
         """Lines written since the start, and the last error."""

@@ -49,7 +49,7 @@ class Forwarder(Output):
         self._thread: threading.Thread | None = None
         self._cursor = 0
         self._delivered = self._lost = 0
-        self._error = ""
+        self._error = self._logged = ""
 
     def open(self) -> None:
         """Begin to send what was not acknowledged yet."""
@@ -133,7 +133,7 @@ class Forwarder(Output):
     def _tick_off(self, rows: Sequence[Row]) -> None:
         self._cursor = rows[-1][0]
         self._delivered += len(rows)
-        self._error = ""
+        self._error = self._logged = ""
         try:
             self.store.forward(self.name, self._cursor)
         except OSError as error:  # a full disk: after a crash they are sent twice
@@ -141,6 +141,6 @@ class Forwarder(Output):
 
     def _failed(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if text != self._error:
-            _log.warning("%s: %s", self.name, text)
-        self._error = text
+        if text != self._logged:
+            _log.warning("%s", text if self.name in text else f"{self.name}: {text}")
+        self._error = self._logged = text

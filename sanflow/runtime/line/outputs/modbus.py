@@ -99,6 +99,7 @@ class ModbusOutput(Output):
         request = self._registers.write(address, words)
         if request is None or self._control is None:
             return request
+        self._error = ""
         try:
             if request.recipe is not None:
                 self._swap(self._control, request.recipe)

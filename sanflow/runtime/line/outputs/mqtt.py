@@ -9,13 +9,16 @@ it: a subscriber sees what it missed, and which session a will belongs to.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -113,8 +116,9 @@ class MqttOutput(Forwarder):
         options = self._options
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
-            # The same name after a crash: the broker lets go of the dead connection at once.
-            client_id=f"sanflow-{site.name}",
+            # The same after a crash: the broker lets go of the dead connection at once. Another for
+            # each station on this machine: it would let go of the one that is alive.
+            client_id=f"sanflow-{site.name}-{_short(site.folder)}",
         )
         if options.username:
             client.username_pw_set(options.username, site.secret(options.password_file) or None)
@@ -162,6 +166,10 @@ class MqttOutput(Forwarder):
     def _on_publish(self, *_: object) -> None:
         with self._acknowledged:
             self._acknowledged.notify()
+
+
+def _short(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -7,7 +7,9 @@ than it tells is dropped here and counted: events are news, the archive is the r
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
+import logging
 import threading
 from collections import deque
 from typing import Any
@@ -30,6 +32,9 @@ AGAIN = 5.0
 _READING = {ua.NodeId(kind) for kind in USER_TYPES} - {
     ua.NodeId(ua.ObjectIds.WriteRequest_Encoding_DefaultBinary)
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 class OpcuaOutput(Output):
@@ -85,13 +90,25 @@ class OpcuaOutput(Output):
             self._thread = None
 
     async def _live(self) -> None:
+        # It writes a traceback for each port that is taken; we say so once, in a line.
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL)
         while not self._stopping.is_set():
             try:
                 await self._serve()
             except Exception as error:  # a port that is taken now may be free later
-                self._error = str(error) or repr(error)
+                self._failed(error)
                 self._listening = False
                 await asyncio.to_thread(self._stopping.wait, AGAIN)
+
+    def _failed(self, error: Exception) -> None:
+        text = str(error) or repr(error)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            text = (
+                f"cannot listen at {self._options.host}:{self._options.port}, another program does"
+            )
+        if text != self._error:
+            _log.warning("%s: %s", self.name, text)
+        self._error = text
 
     async def _serve(self) -> None:
         server = Server(user_manager=_Users(self._options.username, self._password))
@@ -120,6 +137,7 @@ class OpcuaOutput(Output):
             try:
                 await vision.result(result)
                 self._counts["told"] += 1
+                self._error = ""
             except Exception as error:  # the next one may be told all the same
                 self._counts["dropped"] += 1
                 self._error = f"result {result.result}: {error!r}"

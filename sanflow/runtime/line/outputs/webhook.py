@@ -71,7 +71,8 @@ class WebhookOutput(Forwarder):
             answer.read(65536)
             return answer.status, answer.reason
         except (OSError, http.client.HTTPException) as error:
-            raise OutputError(f"{self.name} does not answer: {error!r}") from None
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise OutputError(f"{self.name} does not answer: {why}") from None
         finally:
             connection.close()
 

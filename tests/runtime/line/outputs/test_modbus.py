@@ -122,8 +122,10 @@ def test_recipes_by_number(output: ModbusOutput, master: ModbusTcpClient) -> Non
     master.write_register(3, 2)
     master.write_register(3, 3)
     assert station.bundles == ["two"]
-    assert "recipe 3" in output.health()["error"]
+    assert "recipe 3" in output.health()["error"]  # the station makes a warning of it
     assert read(master, r.STATUS + 7, 1) == [3]
+    master.write_register(3, 1)
+    assert output.health()["error"] == ""
 
 
 def test_a_station_that_raises_costs_no_connection(

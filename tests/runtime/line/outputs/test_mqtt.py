@@ -21,7 +21,7 @@ from sanflow.runtime.line.outputs.mqtt import MqttOutput
 from sanflow.runtime.line.outputs.options import ArchiveOptions, MqttOptions
 
 from .broker_kit import Broker, Subscriber, needs_mosquitto
-from .conftest import a_result, a_state, certificates, eventually
+from .conftest import a_result, a_state, certificates, eventually, free_port
 
 pytestmark = needs_mosquitto
 
@@ -75,6 +75,34 @@ def test_results_arrive_with_all_their_fields_and_sequence_numbers(
     eventually(lambda: line.mqtt.health()["waiting"] == 0)
     line.close()
     subscriber.close()
+
+
+def test_two_stations_of_one_name_do_not_throw_each_other_off(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Two cameras on one machine, nothing configured: the broker knows them by their folders."""
+    subscriber = Subscriber(broker)
+    lines = [Line(tmp_path / name, broker.port) for name in ("a", "b")]
+    eventually(lambda: all(line.mqtt.health()["connected"] for line in lines))
+    for number in range(1, 11):
+        for line in lines:
+            line.emit(number, number)
+        time.sleep(0.1)
+    eventually(lambda: len(subscriber.results()) == 20)
+    assert not any(m["stored"] for m in subscriber.results())
+    assert all(state["online"] for state in subscriber.states())
+    for line in lines:
+        line.close()
+    subscriber.close()
+
+
+def test_an_absent_broker_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    line = Line(tmp_path, free_port())
+    line.emit(1, 1)
+    eventually(lambda: any("no broker answers" in m for m in caplog.messages))
+    time.sleep(1.0)
+    assert sum("no broker answers" in m for m in caplog.messages) == 1
+    line.close()
 
 
 def test_the_state_is_retained_and_ends_with_a_goodbye(broker: Broker, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 
 from sanflow import schema
 from sanflow.errors import InputError
-from sanflow.runtime.line.outputs import Site
+from sanflow.runtime.line.outputs import Site, opcua
 from sanflow.runtime.line.outputs.opcua import WAITING, OpcuaOutput
 from sanflow.runtime.line.outputs.options import OpcuaOptions
 from sanflow.runtime.line.outputs.vision import OURS, VISION
@@ -262,6 +264,27 @@ def test_what_comes_before_the_server_is_up_is_told_and_the_rest_counted(tmp_pat
     assert (output.health()["waiting"], output.health()["dropped"]) == (WAITING, 10)
     output.open()
     eventually(lambda: output.health()["told"] == WAITING, 180)
+    output.close()
+
+
+def test_a_port_that_is_taken_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcua, "AGAIN", 0.2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        output = OpcuaOutput(OpcuaOptions("opcua", "127.0.0.1", port), Site(tmp_path, "cell-7"))
+        output.open()
+        eventually(lambda: "another program" in output.health()["error"], 60)
+        time.sleep(1.0)
+    said = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [r.getMessage() for r in said] == [
+        f"{output.name}: cannot listen at 127.0.0.1:{port}, another program does"
+    ]
+    eventually(lambda: output.health()["listening"], 60)
+    assert output.health()["error"] == ""
     output.close()
 
 
