@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from .... import schema
 from ....errors import ConfigError, InputError
 from ..output import Output, OutputError
-from .options import ArchiveOptions, OutputOptions
+from .options import ArchiveOptions, FilesOptions, OutputOptions
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,11 @@ def load_options(
 def check_outputs(config: OutputsConfig, site: Site) -> None:
     """Whether all can be made on this machine, without loading a library of theirs.
 
-    Raises OutputError if a library is missing, InputError if a file is.
+    Raises OutputError if a library is missing or a folder can never be written, InputError if a
+    file is missing.
     """
+    for name, folder in _folders(config):
+        _require_writable(name, site.folder / folder)
     for options in config.output:
         library = OUTPUTS[options.kind].library
         if library and importlib.util.find_spec(library) is None:
@@ -126,6 +129,24 @@ def check_outputs(config: OutputsConfig, site: Site) -> None:
         for field in fields(options):
             if field.name.endswith("_file"):
                 site.file(getattr(options, field.name))
+
+
+def _folders(config: OutputsConfig) -> Iterator[tuple[str, str]]:
+    if config.archive is not None:
+        yield "archive", config.archive.folder
+    for options in config.output:
+        if isinstance(options, FilesOptions):
+            yield options.name, options.folder
+
+
+def _require_writable(name: str, folder: Path) -> None:
+    """A disk that is full empties again, and the output waits; this does not mend itself."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is no folder" if not there.is_dir() else "cannot be written to"
+        raise OutputError(f"{name}: {folder}: {there} {why}; give another folder")
 
 
 def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Output]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,28 @@ def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path)
         check_outputs(load_options([table], None), Site(tmp_path))
     (tmp_path / "key").write_bytes(b"\x30\x82\xff")  # as a certificate is, not text
     check_outputs(load_options([table], None), Site(tmp_path))
+
+
+@pytest.mark.parametrize("table", ["archive", "jsonl", "csv"])
+def test_a_folder_that_can_never_be_written_is_said_before_anything_starts(
+    table: str, tmp_path: Path
+) -> None:
+    (tmp_path / "letter").write_text("mine")
+    place = {"folder": "letter/deep/er"}
+    archive = place if table == "archive" else None
+    found = load_options([] if archive else [{"kind": table, **place}], archive)
+    words = rf"{table}.*letter/deep/er: {tmp_path}/letter is no folder; give another folder"
+    with pytest.raises(OutputError, match=words):
+        check_outputs(found, Site(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    found = load_options([], {"folder": "closed/archive"})
+    with pytest.raises(OutputError, match="closed cannot be written to; give another folder"):
+        check_outputs(found, Site(tmp_path))
 
 
 def test_a_library_is_loaded_only_when_its_output_is_asked_for() -> None:
