@@ -82,7 +82,9 @@ def main() -> None:
         run = open_run(given.trained)
         for row, figures in judge(run, data, SCORES).items():
             epochs = run.config.optim.epochs
-            record(f"{given.set}, {epochs} epochs: {row}", figures, epochs)
+            extractor = run.config.model.extractor
+            other = "" if extractor == "resnet18" else f", {extractor}"
+            record(f"{given.set}{other}, {epochs} epochs: {row}", figures, epochs)
         return
     for name in given.only or VARIANTS:
         options = {"weights": str(given.weights), "optim.epochs": given.epochs, **VARIANTS[name]}

@@ -235,9 +235,7 @@ def test_threshold_says_what_a_triton_server_still_reads(bundle: Path) -> None:
     assert f"{bundle.parent / 'config.pbtxt'} still has the old threshold" in done.stderr
 
 
-def test_an_unfinished_run_is_shipped_with_a_note(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_run_is_shipped_with_a_note(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     record = json.loads((run / "run.json").read_text())
     record["progress"]["finished"] = False

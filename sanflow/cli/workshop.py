@@ -46,6 +46,7 @@ def check(
     data: DataArgument,
     layout: LayoutOption = None,
     category: CategoryOption = None,
+    size: SizeOption = None,
     roi: RoiOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,10 +54,11 @@ def check(
     from ..data.check import check_dataset
     from ..data.layout import open_dataset
 
-    config = run_config(roi=roi, data__layout=layout, data__category=category).data
-    dataset = open_dataset(data, config)
+    config = run_config(size=size, roi=roi, data__layout=layout, data__category=category)
+    dataset = open_dataset(data, config.data)
+    model = config.model.height, config.model.width
     with show.counting("checking images") as progress:
-        report = check_dataset(dataset, config, progress)
+        report = check_dataset(dataset, config.data, progress, size=model)
     if as_json:
         show.json_document(
             {

@@ -88,7 +88,7 @@ def test_a_mask_of_another_size_is_named(mvtec_ad: Path, put: Put) -> None:
 
 
 def test_the_commands_take_a_category(mvtec_ad: Path) -> None:
-    words = ["check", str(mvtec_ad), "--layout", "mvtec-ad", "--category"]
+    words = ["check", str(mvtec_ad), "--size", "64", "--layout", "mvtec-ad", "--category"]
     done = CliRunner().invoke(app, [*words, "screw"])
     assert done.exit_code == 0, done.output
     assert (
