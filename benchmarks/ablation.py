@@ -1,13 +1,14 @@
 """Choose the `edge` preset without looking at a test image.
 
     python benchmarks/ablation.py --data ../shared/data --weights FILE --work FOLDER [--epochs N]
-        [--set NAME] [--only VARIANT] [--trained RUN]
+        [--set NAME] [--extractor NAME] [--only VARIANT] [--trained RUN]
 
 Each variant is trained on the train role of one of the sets of real_parts.py (`--set`, MTD's
 canonical split) and judged on its held-out good parts against synthetic anomalies made from them
 (seeds that training never uses): image and pixel AUROC of pasted patches, and image AUROC of parts
 that are changed as a whole. Writes benchmarks/results/ablation.json. `--trained` judges other
-scores of one whole run; rows of other sets than the canonical split stand under the set's name.
+scores of one whole run; rows of other sets than the canonical split stand under the set's name,
+those of other extractors than ResNet-18 under the extractor's.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "features as they are": {"model.feature_scale": "none", "optim.feature_noise": 0.0},
     "192 px": {"model.height": 192, "model.width": 192},
     "maps smoothed over 3x3": {"model.smooth": 3},
+    "parts mirrored, in other light": {"synth.mirror": "both", "synth.light": 0.1},
+    "smoothed, mirrored, in other light": {
+        "model.smooth": 3,
+        "synth.mirror": "both",
+        "synth.light": 0.1,
+    },
     "4x4 cells too": {"model.pools": [4, 1]},
     "16x16 joined cells too": {"model.pools": [16, 1]},
     "every position drawn": {"optim.positions": 1.0},
@@ -72,28 +79,43 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--set", choices=SETS, default=SETS[0])
+    parser.add_argument("--extractor", default="resnet18")
     parser.add_argument("--only", action="append", choices=sorted(VARIANTS))
     parser.add_argument("--trained", type=Path, metavar="RUN", help="a whole run on the set")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     data = split(given.set, given.data.resolve(), given.work)
-    prefix = "" if given.set == SETS[0] else f"{given.set}: "
     if given.trained:
         run = open_run(given.trained)
         for row, figures in judge(run, data, SCORES).items():
             epochs = run.config.optim.epochs
-            extractor = run.config.model.extractor
-            other = "" if extractor == "resnet18" else f", {extractor}"
-            record(f"{given.set}{other}, {epochs} epochs: {row}", figures, epochs)
+            name = f"{given.set}{other(run.config.model.extractor)}"
+            record(f"{name}, {epochs} epochs: {row}", figures, epochs)
         return
+    extractor = other(given.extractor)
+    if given.set != SETS[0] or extractor:
+        prefix = f"{given.set}{extractor}, {given.epochs} epochs of training: "
+    else:
+        prefix = ""
     for name in given.only or VARIANTS:
-        options = {"weights": str(given.weights), "optim.epochs": given.epochs, **VARIANTS[name]}
-        out = given.work / f"{given.set}-{name}".replace(" ", "-").replace(",", "")
+        options = {
+            "model.extractor": given.extractor,
+            "weights": str(given.weights),
+            "optim.epochs": given.epochs,
+            **VARIANTS[name],
+        }
+        out = given.work / f"{given.set}-{given.extractor}-{given.epochs}-{name}"
+        out = out.with_name(out.name.replace(" ", "-").replace(",", ""))
         run = train(data, out, load_config("edge", overrides=options), resume=True)
         calibrate(run)
         changes = {name: {}, **(SCORES if name == "edge" else {})}
         for row, figures in judge(run, data, changes).items():
             record(prefix + row, figures, given.epochs)
+
+
+def other(extractor: str) -> str:
+    """What a row says of the extractor: nothing of ResNet-18."""
+    return "" if extractor == "resnet18" else f", {extractor}"
 
 
 def record(row: str, figures: dict[str, float], epochs: int) -> None:

@@ -44,6 +44,8 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 FEWEST = 16
 """An image has at least one pixel per so many of the model's, in height and in width."""
+ASPECT, AREA = 1.1, 4.0
+"""What is another shape: proportions, or pixels, that differ by more than this factor."""
 
 
 class DecodeError(ImageError):
@@ -83,9 +85,20 @@ class PixelPath:
     height: int
     width: int
     roi: Roi | None = None
+    original: tuple[int, int] | None = None
+    """(height, width) that every picture had which the model learned from; None if they vary."""
+
+    def __post_init__(self) -> None:
+        if self.original is not None and min(self.original) < 1:
+            raise ValueError(f"original {self.original} must be at least 1 x 1")
+        if self.original and self.roi and self.roi.outside(*self.original):
+            raise ValueError(f"roi {self.roi} is outside the original {self.original}")
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) -> uint8 (height, width, 3); raises ImageError if the ROI is outside.
+        """uint8 (H, W, 3) -> uint8 (height, width, 3).
+
+        Raises ImageError if the ROI is outside, or the image has another shape than those that
+        the model learned from: with an ROI, which is in pixels, any other size.
 
         Each axis is filtered for itself: area when it shrinks, so that nothing aliases, bilinear
         when it grows. An image that already has the size passes unchanged.
@@ -136,6 +149,8 @@ class PixelPath:
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The region of interest at the model's size, whatever the channels."""
+        if problem := self._foreign(image.shape[:2]):
+            raise ImageError(problem)
         image = self._crop(image)
         if problem := too_few(image.shape[:2], (self.height, self.width)):
             raise ImageError(problem)
@@ -144,6 +159,23 @@ class PixelPath:
             size = (self.width, self.height)
             image = _u8(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
         return image
+
+    def _foreign(self, size: tuple[int, ...]) -> str:
+        """What is wrong with a picture of this (height, width), by those learned from."""
+        if self.original is None or size == self.original:
+            return ""
+        seen, usual = (f"{width}x{height}" for height, width in (size, self.original))
+        if self.roi is not None:
+            return (
+                f"the picture is {seen} (width x height), the region of interest was chosen on "
+                f"pictures of {usual}: set the camera to that size"
+            )
+        if not another_shape(size, self.original):
+            return ""
+        return (
+            f"the picture is {seen} (width x height), the model learned from pictures of {usual}: "
+            "set the camera to that size or to its proportions"
+        )
 
     def _crop(self, image: NDArray[Any]) -> NDArray[Any]:
         if self.roi is None:
@@ -163,6 +195,13 @@ def too_few(image: tuple[int, ...], model: tuple[int, int]) -> str:
         return ""
     seen, given = (f"{width}x{height}" for height, width in (model, image))
     return f"{given} pixels (width x height) are too few for a model that sees {seen}"
+
+
+def another_shape(size: tuple[int, ...], usual: tuple[int, int]) -> bool:
+    """Whether a (height, width) has other proportions than another, or hardly its pixels."""
+    aspect = size[0] / size[1] * usual[1] / usual[0]
+    area = size[0] * size[1] / (usual[0] * usual[1])
+    return max(aspect, 1 / aspect) > ASPECT or max(area, 1 / area) > AREA
 
 
 def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:

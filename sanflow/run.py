@@ -44,6 +44,8 @@ class DataRecord:
     fingerprint: str
     roles: dict[str, tuple[tuple[str, str], ...]]
     """`train`, `calibrate`, `test`: pairs of path relative to the root and sha256."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the good images, where all have the same."""
 
 
 @dataclass(frozen=True)

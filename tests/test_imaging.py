@@ -369,6 +369,41 @@ def test_a_picture_of_hardly_any_pixels_is_refused(size: tuple[int, int]) -> Non
     assert PixelPath(256, 256)(np.zeros((16, 16, 3), np.uint8)).shape == (256, 256, 3)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (96, 128), (24, 32), (50, 64), (48, 70)])
+def test_the_same_proportions_are_taken(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    found = PixelPath(32, 32, original=(48, 64))(image)
+    assert (found == PixelPath(32, 32)(image)).all()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 48), (54, 64), (97, 128), (23, 32)])
+def test_another_shape_than_the_models_pictures_is_refused(size: tuple[int, int]) -> None:
+    """A camera in a wrong mode would be judged on squeezed parts."""
+    path = PixelPath(32, 32, original=(48, 64))
+    said = rf"the picture is {size[1]}x{size[0]} \(width x height\), .* of 64x48: set the camera"
+    for make in (
+        lambda: path(np.zeros((*size, 3), np.uint8)),
+        lambda: path.camera(np.zeros(size, np.uint8)),
+    ):
+        with pytest.raises(ImageError, match=said):
+            make()
+
+
+def test_a_region_knows_the_size_that_it_was_chosen_on() -> None:
+    """Its pixels are others in a picture of another size, though it may lie inside."""
+    path = PixelPath(16, 16, Roi(8, 8, 16, 16), (48, 64))
+    assert path(np.zeros((48, 64, 3), np.uint8)).shape == (16, 16, 3)
+    with pytest.raises(
+        ImageError, match=r"the picture is 128x96 .* was chosen on pictures of 64x48"
+    ):
+        path(np.zeros((96, 128, 3), np.uint8))
+
+
+def test_a_region_outside_its_own_pictures_is_refused() -> None:
+    with pytest.raises(ValueError, match="is outside the original"):
+        PixelPath(16, 16, Roi(60, 8, 16, 16), (48, 64))
+
+
 sizes = st.integers(1, 24)
 
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ImageError
-from ..imaging import DecodeError, decode, pixel_sha256, read_bytes, read_mask, too_few
+from ..imaging import (
+    DecodeError,
+    another_shape,
+    decode,
+    pixel_sha256,
+    read_bytes,
+    read_mask,
+    too_few,
+)
 from .config import DataConfig
 from .layout import Dataset, Sample
 
@@ -23,8 +31,6 @@ LISTED = 20
 """Files that are listed per problem, for people."""
 ALIKE = 0.9
 """From this share of images of one shape on, another shape is a mistake."""
-ASPECT, AREA = 1.1, 4.0
-"""What is another shape: proportions, or pixels, that differ by more than this factor."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Report:
     """sha256 of each readable image file."""
     fingerprint: str
     """sha256 over role, relative path and content of every image that is left."""
+    size: tuple[int, int] | None
+    """(height, width) of the good images that are left, where all have the same."""
 
     def text(self) -> str:
         """The findings, a line each under a heading per problem, and how many images are left."""
@@ -113,7 +121,11 @@ def check_dataset(
         test=usable(dataset.test),
     )
     order = sorted(findings, key=lambda f: (f.problem, str(f.path)))
-    return Report(remaining, tuple(order), hashes, _fingerprint(remaining, hashes))
+    good = {s.path for s in (*remaining.train, *remaining.calibrate)}
+    sizes = {one.size for one in seen if one.sample.path in good}
+    size_of_all = sizes.pop() if len(sizes) == 1 else None
+    fingerprint = _fingerprint(remaining, hashes)
+    return Report(remaining, tuple(order), hashes, fingerprint, size_of_all)
 
 
 def _look(
@@ -181,18 +193,12 @@ def _odd_sizes(seen: list[_Seen]) -> list[Finding]:
         return []
     findings = []
     for one in seen:
-        if one.size is None or one.findings or not _differ(one.size, usual):
+        if one.size is None or one.findings or not another_shape(one.size, usual):
             continue
         (height, width), share = one.size, f"{count} of {len(sizes)} images"
         detail = f"{width}x{height} (width x height); {share} are {usual[1]}x{usual[0]}"
         findings.append(Finding(one.sample.path, "wrong size", detail))
     return findings
-
-
-def _differ(size: tuple[int, int], usual: tuple[int, int]) -> bool:
-    aspect = size[0] / size[1] * usual[1] / usual[0]
-    area = size[0] * size[1] / (usual[0] * usual[1])
-    return max(aspect, 1 / aspect) > ASPECT or max(area, 1 / area) > AREA
 
 
 def _duplicates(dataset: Dataset, seen: list[_Seen]) -> list[Finding]:

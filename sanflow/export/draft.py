@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -67,7 +67,7 @@ def draft(
             m.Tensor("score", "float32", (batch,)),
             m.Tensor("map", "float32", (batch, height, width)),
         ),
-        pixels=run.pixel_path,
+        pixels=replace(run.pixel_path, original=record.data.size),
         calibration=m.CalibrationInfo(calibration.level_max),
         golden=goldens.entries(),
         references=references,

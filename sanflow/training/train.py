@@ -112,7 +112,7 @@ def _checked(
         for role, samples in dataset.roles().items()
     }
     root = str(Path(data).resolve())
-    return dataset, DataRecord(root, dataset.layout, checked.fingerprint, roles)
+    return dataset, DataRecord(root, dataset.layout, checked.fingerprint, roles, checked.size)
 
 
 def _begin(

@@ -47,6 +47,9 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
     return value
 
 
+OPTIONAL = {("pixels", "roi"), ("pixels", "original")}
+
+
 def structural(value: Table) -> Iterator[tuple[Table, str]]:
     """Mutations of the form alone: every field missing, every table extended, every type wrong."""
     # Their keys are data, not fields.
@@ -63,7 +66,7 @@ def structural(value: Table) -> Iterator[tuple[Table, str]]:
             mutant = copy.deepcopy(value)
             del at(mutant, path[:-1])[path[-1]]
             missing = rf"manifest.*: missing field '{path[-1]}'"
-            yield mutant, "a default left out" if path == ("pixels", "roi") else missing
+            yield mutant, "a default left out" if path in OPTIONAL else missing
         mutant = copy.deepcopy(value)
         at(mutant, path[:-1])[path[-1]] = "7" if isinstance(item, (int, float)) else 7
         yield mutant, r"expected|is not one of|is not 'sanflow.bundle/1'"
@@ -156,6 +159,8 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("pixels/width", 0), "2x0 is not a size"),
     (put("pixels/roi", {"x": -1, "y": 0, "width": 2, "height": 2}), "must not be negative"),
     (put("pixels/roi", {"x": 0, "y": 0, "width": 0, "height": 2}), "at least 1"),
+    (put("pixels/original", [0, 640]), "must be at least 1 x 1"),
+    (put("pixels/original", [480]), r"pixels.original"),
     (put("calibration/level_max", [1.0]), "1 values for 2 levels"),
     (put("graphs/0/scores", [0.5, 0.25, 0.75]), "must be ascending"),
     (put("graphs/0/scores", [0.5]), "1 scores for 3 images"),

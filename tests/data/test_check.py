@@ -182,6 +182,14 @@ def test_parts_of_many_sizes_are_no_mistake(tmp_path: Path, write: Write) -> Non
     assert not checked(tmp_path).findings
 
 
+def test_the_size_of_the_good_pictures_is_known_if_it_is_one(mvtec: Path, write: Write) -> None:
+    write("test/scratch/large.png", height=12, width=16)
+    assert checked(mvtec).size == (6, 8)
+    write("train/good/trimmed.png", height=7, width=9)
+    assert not checked(mvtec).findings
+    assert checked(mvtec).size is None
+
+
 def test_far_fewer_pixels_than_the_models_are_named(mvtec: Path) -> None:
     dataset = open_dataset(mvtec, DataConfig())
     assert not check_dataset(dataset, DataConfig(), size=(96, 128)).findings

@@ -123,6 +123,7 @@ def make_bundle(
         target: manifest.Target = "onnx",
         batch: int = 1,
         roi: Roi | None = None,
+        original: tuple[int, int] | None = None,
         graph: onnx.ModelProto | None = None,
         models: dict[str, onnx.ModelProto] | None = None,
         golden_shift: float = 0.0,
@@ -186,7 +187,7 @@ def make_bundle(
                 m.Tensor("score", "float32", (batch,)),
                 m.Tensor("map", "float32", (batch, HEIGHT, WIDTH)),
             ),
-            "pixels": PixelPath(HEIGHT, WIDTH, roi),
+            "pixels": PixelPath(HEIGHT, WIDTH, roi, original),
             "calibration": m.CalibrationInfo(level_max=(0.0,)),
             "golden": tuple(
                 m.GoldenEntry(m.golden_name(i), float(score) + golden_shift, "good")

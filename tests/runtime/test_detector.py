@@ -157,6 +157,15 @@ def test_an_image_goes_the_bundles_pixel_path(make_bundle: MakeBundle) -> None:
     assert "region of interest" in small.detail
 
 
+def test_a_camera_in_another_mode_decides_nothing(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(original=(48, 64))
+    with Detector(bundle, threads=1) as detector:
+        assert detector.judge(np.zeros((48, 64, 3), np.uint8)).verdict != "NO-DECISION"
+        other = detector.judge(np.zeros((48, 48, 3), np.uint8))
+    assert (other.verdict, other.reason) == ("NO-DECISION", "bad_image")
+    assert other.detail.startswith("the picture is 48x48 (width x height), the model learned")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
