@@ -207,7 +207,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _pictures(name: str, folder: Path) -> list[NDArray[np.uint8]]:
-    paths = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in imaging.IMAGE_SUFFIXES]
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in imaging.IMAGE_SUFFIXES]
     if not paths:
         raise SourceError(f"{name}: no pictures in {folder}")
     return [imaging.read(path) for path in paths]
