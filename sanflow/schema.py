@@ -127,7 +127,8 @@ def _scalar(kind: Any, value: object, where: str) -> object:
         except OverflowError:
             raise ConfigError(f"{where}: a whole number of this size is not a float") from None
     if type(value) is not kind:
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {_name(value)}")
+        wanted = "text in quotes" if kind is str else kind.__name__
+        raise ConfigError(f"{where}: expected {wanted}, got {_name(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is not a finite number")
     return value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from .. import schema
-from ..errors import BundleError
+from ..errors import InputError
 from .folder import MANIFEST, Bundle
 from .manifest import (
     LOWER,
@@ -126,23 +126,23 @@ def _os_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BundleError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def check_replaceable(target: Path, force: bool) -> None:
-    """Raise BundleError if no bundle may be written at `target`; nothing is touched."""
+    """Raise InputError if no bundle may be written at `target`; nothing is touched."""
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
-        raise BundleError(f"{target}: exists and is not a folder; choose another output")
+        raise InputError(f"{target}: exists and is not a folder; choose another output")
     if not any(target.iterdir()):
         return
     if not _looks_like_bundle(target):
-        raise BundleError(
+        raise InputError(
             f"{target}: holds files but is no bundle, so it is left alone; choose another output"
         )
     if not force:
-        raise BundleError(f"{target}: a bundle is there already; replace it with --force")
+        raise InputError(f"{target}: a bundle is there already; replace it with --force")
 
 
 def _looks_like_bundle(folder: Path) -> bool:

@@ -25,7 +25,7 @@ from typing import Final
 from .. import schema
 from ..bundle import Bundle
 from ..bundle.manifest import Manifest, Target, Tensor
-from ..errors import BundleError, InputError
+from ..errors import InputError
 
 CONFIG = "config.pbtxt"
 PLAN = "1/model.plan"
@@ -116,8 +116,8 @@ def export_model(
     """Let `export` write a bundle where it is told, and make a server's model of it.
 
     `out` is the model's folder in a model repository, and its last part the model's name. Raises
-    InputError for a name that is none, BundleError if something else lies there, or a model and
-    not `force`; whatever `export` raises leaves `out` as it was.
+    InputError for a name that is none, if something else lies there, or a model and not `force`;
+    whatever `export` raises leaves `out` as it was.
     """
     folder = Path(out).absolute()
     if not _NAME.fullmatch(folder.name):
@@ -133,7 +133,7 @@ def export_model(
         (stage / CONFIG).write_text(config_text(bundle.manifest, folder.name), "utf-8")
         _move_into_place(stage, folder, force)
     except OSError as error:
-        raise BundleError(f"{folder}: cannot be written: {error}") from error
+        raise InputError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return Bundle.open(folder / place(target))
@@ -165,21 +165,21 @@ def _decision(manifest: Manifest) -> dict[str, str]:
 
 
 def _check_replaceable(folder: Path, force: bool) -> None:
-    """Raise BundleError if no model may be written at `folder`; nothing is touched."""
+    """Raise InputError if no model may be written at `folder`; nothing is touched."""
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
-        raise BundleError(f"{folder}: exists and is not a folder; choose another output")
+        raise InputError(f"{folder}: exists and is not a folder; choose another output")
     if not any(folder.iterdir()):
         return
     config = folder / CONFIG
     if not config.is_file() or MARK not in config.read_text("utf-8", "replace"):
-        raise BundleError(
+        raise InputError(
             f"{folder}: holds files but is no model of sanflow, so it is left alone; choose "
             "another output"
         )
     if not force:
-        raise BundleError(f"{folder}: a model is there already; replace it with --force")
+        raise InputError(f"{folder}: a model is there already; replace it with --force")
 
 
 def _move_into_place(stage: Path, folder: Path, force: bool) -> None:

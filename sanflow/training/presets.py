@@ -101,7 +101,14 @@ def load_config(
     asked = model.get("method") if isinstance(model, Mapping) else None
     values = schema.dump(preset(base, method or (asked if isinstance(asked, str) else None)))
     _merge(values, given)
-    return schema.load(RunConfig, values)
+    try:
+        return schema.load(RunConfig, values)
+    except ConfigError:
+        if toml is not None and overrides:
+            load_config(base, toml, method=method)  # the file's own mistake bears its name
+        elif toml is not None:
+            schema.load(RunConfig, values, toml.name)
+        raise
 
 
 def _hint(name: str, known: Collection[str]) -> str:

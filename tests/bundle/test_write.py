@@ -19,7 +19,7 @@ from sanflow.bundle import (
     write,
     write_bundle,
 )
-from sanflow.errors import BundleError, ConfigError
+from sanflow.errors import ConfigError, InputError
 
 Contents = dict[str, bytes]
 
@@ -49,7 +49,7 @@ def test_a_bundle_is_replaced_only_with_force(
 ) -> None:
     before = tree(bundle.path.parent)
     newer = dataclasses.replace(draft, created="2027-01-01T00:00:00Z")
-    with pytest.raises(BundleError, match=r"a bundle is there already; replace it with --force"):
+    with pytest.raises(InputError, match=r"a bundle is there already; replace it with --force"):
         write_bundle(bundle.path, newer, contents)
     assert tree(bundle.path.parent) == before
     assert write_bundle(bundle.path, newer, contents, force=True).manifest.created.startswith(
@@ -69,13 +69,13 @@ def test_what_is_no_bundle_is_never_overwritten(
     other.mkdir()
     (other / "manifest.json").write_bytes(b"{}")
     for folder in (precious, other):
-        with pytest.raises(BundleError, match="is no bundle, so it is left alone"):
+        with pytest.raises(InputError, match="is no bundle, so it is left alone"):
             write_bundle(folder, draft, contents, force=force)
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(BundleError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         write_bundle(tmp_path / "file", draft, contents, force=force)
     (tmp_path / "link").symlink_to(precious)
-    with pytest.raises(BundleError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         write_bundle(tmp_path / "link", draft, contents, force=force)
     assert sorted(tree(tmp_path)) == [
         *("browser extension/manifest.json", "file", "photos/part.png"),
@@ -195,7 +195,7 @@ def test_a_failed_swap_puts_the_old_bundle_back(
 
     monkeypatch.setattr(write, "_exchange", lambda stage, target: False)
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(BundleError, match=r"cannot be written: .*No space left"):
+    with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
         write_bundle(bundle.path, draft, contents, force=True)
     assert tree(bundle.path.parent) == before
 
@@ -258,5 +258,5 @@ def test_a_bundle_on_a_full_or_read_only_disk_says_so(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(BundleError, match=r"manifest\.json: cannot be written: .*Read-only"):
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be written: .*Read-only"):
         with_decisions(bundle, [bundle.manifest.graph().decision])

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sanflow.bundle import Bundle, Decision, Manifest
 from sanflow.bundle.manifest import Graph, Tensor, graph_files
 from sanflow.cli import app
-from sanflow.errors import BundleError, InputError, ParityError
+from sanflow.errors import InputError, ParityError
 from sanflow.export.triton import CONFIG, PLAN, config_text, export_model, place
 from sanflow.imaging import Roi
 from sanflow.run import Run
@@ -213,10 +213,10 @@ def test_another_model_in_the_repository_is_left_alone(models: Path, tmp_path: P
     other = tmp_path / "other"
     (other / "1").mkdir(parents=True)
     (other / CONFIG).write_text('name: "other"\n')
-    with pytest.raises(BundleError, match="no model of sanflow"):
+    with pytest.raises(InputError, match="no model of sanflow"):
         export_model(other, "onnx", copying(models), force=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="not a folder"):
+    with pytest.raises(InputError, match="not a folder"):
         export_model(tmp_path / "file", "onnx", copying(models), force=True)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "other"]
 
@@ -239,7 +239,7 @@ def test_a_failure_leaves_the_old_model_and_force_replaces_it(models: Path, tmp_
 
     with pytest.raises(ParityError):
         export_model(folder, "onnx", fails, force=True)
-    with pytest.raises(BundleError, match="replace it with --force"):
+    with pytest.raises(InputError, match="replace it with --force"):
         export_model(folder, "onnx", fails)
     assert (folder / CONFIG).read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["screws"]
@@ -250,5 +250,5 @@ def test_a_failure_leaves_the_old_model_and_force_replaces_it(models: Path, tmp_
 
 def test_the_command_asks_before_it_replaces(run: Run, models: Path) -> None:
     done = CliRunner().invoke(app, words(run, models / "on-onnx", "onnx"))
-    assert done.exit_code == BundleError.exit_code
+    assert done.exit_code == InputError.exit_code
     assert "replace it with --force" in done.stderr

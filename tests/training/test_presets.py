@@ -95,8 +95,17 @@ def test_wrong_names_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a TOML file"):
         load_config("edge", broken)
     broken.write_text("[optim]\nepoch = 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+    with pytest.raises(ConfigError, match=r"broken\.toml\.optim: .*did you mean 'epochs'"):
         load_config("edge", broken)
+    with pytest.raises(ConfigError, match=r"broken\.toml\.optim: .*did you mean 'epochs'"):
+        load_config("edge", broken, {"optim.epochs": 3})
+
+
+def test_a_mistake_beside_a_sound_file_is_not_the_files(tmp_path: Path) -> None:
+    toml = tmp_path / "sound.toml"
+    toml.write_text("[optim]\nepochs = 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^config\.optim: unknown field 'epoch'"):
+        load_config("edge", toml, {"optim.epoch": 3})
 
 
 @pytest.mark.parametrize("name", METHODS)
