@@ -80,9 +80,7 @@ def unfinished(run: Run) -> None:
 
 def station(state: StationState) -> None:
     """What the station says of itself, one line per change."""
-    bundle = f", bundle {state.bundle[:12]}" if state.bundle else ""
-    words = filter(None, (state.state + bundle, state.fault, state.warning))
-    note(f"{datetime.now():%H:%M:%S} {': '.join(words)}")
+    note(f"{datetime.now():%H:%M:%S} {state.text}")
 
 
 def leave(code: int) -> NoReturn:

@@ -54,6 +54,12 @@ class StationState:
     """In words, what a person should look at while verdicts stay right: a full disk, the slow side
     down; empty otherwise."""
 
+    @property
+    def text(self) -> str:
+        """All that is in words, on one line."""
+        bundle = f", bundle {self.bundle[:12]}" if self.bundle else ""
+        return ": ".join(filter(None, (self.state + bundle, self.fault, self.warning)))
+
 
 class Control(Protocol):
     """What a PLC may ask of the station through an output: from any thread, returns at once."""

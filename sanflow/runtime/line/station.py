@@ -245,7 +245,7 @@ class Station:
         state = self.keeper.snapshot(len(self.queue))
         self.keeper.advance()
         before, now = self._said, time.monotonic()
-        changed = before is None or _words(state) != _words(before)
+        changed = before is None or state.text != before.text
         if state == before or not (changed or now - self._said_at >= AGAIN):
             return
         self._said, self._said_at = state, now
@@ -255,7 +255,7 @@ class Station:
         if before is None or state.heartbeat != before.heartbeat:
             notify("WATCHDOG=1")
         if changed:
-            notify(f"STATUS={'; '.join(filter(None, _words(state)))}")
+            notify(f"STATUS={state.text}")
             self.told(state)
 
     def _open_board(self) -> None:
@@ -316,8 +316,3 @@ class Station:
             if shared is not None:
                 shared.close(remove=True)
         gc.unfreeze()
-
-
-def _words(state: StationState) -> tuple[str, ...]:
-    bundle = f"bundle {state.bundle[:12]}" if state.bundle else ""
-    return state.state, state.fault, state.warning, bundle

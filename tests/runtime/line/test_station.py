@@ -466,7 +466,7 @@ def test_systemd_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Mon
     listener.close()
     assert words.index("READY=1") < words.index("STOPPING=1")
     assert words.count("WATCHDOG=1") > 1
-    assert f"STATUS=Running; bundle {bundle.manifest.digest[:12]}" in words
+    assert f"STATUS=Running, bundle {bundle.manifest.digest[:12]}" in words
     states = [state.state for state in told]
     assert states[0] == "Preoperational"
     assert "Running" in states
