@@ -157,6 +157,37 @@ def test_a_position_is_a_row_and_a_column_in_the_file(graph: onnx.ModelProto) ->
     assert not kept & grids
 
 
+def constants(source: Any) -> set[tuple[int, ...]]:
+    """The shapes of the constants that OpenVINO holds of a compiled graph."""
+    core = openvino.Core()
+    model = core.read_model(*source) if isinstance(source, tuple) else core.read_model(source)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    nodes = compiled.get_runtime_model().get_ops()
+    kept = (op for op in nodes if op.get_rt_info()["layerType"].astype(str) == "Const")
+    return {tuple(op.get_output_shape(0)) for op in kept}
+
+
+def test_openvino_never_holds_a_positions_map(graph: onnx.ModelProto) -> None:
+    """It would sum row and column, and hold the map twice: half of what a process needs."""
+    grids = {size for size in small_model().sizes if min(size) > 1}
+    summed = {s for s in constants(graph.SerializeToString()) if s[0] == 1 and s[2:] in grids}
+    assert len({s[2:] for s in summed}) == len(grids), "the ONNX file shows what is to be avoided"
+    assert not {s for s in constants(to_ir(graph)) if s[0] == 1 and s[2:] in grids}
+
+
+def test_the_ir_scores_as_the_onnx(graph: onnx.ModelProto) -> None:
+    core, found = openvino.Core(), []
+    images = noise(2, small_model(), seed=3).numpy()
+    for source in ((graph.SerializeToString(),), to_ir(graph)):
+        model = core.read_model(*source)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for pixels in (images, np.zeros_like(images), np.full_like(images, 255)):
+            found.append([np.array(compiled({"image": pixels})[n]) for n in ("score", "map")])
+    for one, other in zip(found[:3], found[3:], strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
 def test_the_ir_keeps_float32_weights(graph: onnx.ModelProto) -> None:
     xml, weights = to_ir(graph)
     assert b'element_type="f16"' not in xml
