@@ -46,6 +46,8 @@ class DataRecord:
     """`train`, `calibrate`, `test`: pairs of path relative to the root and sha256."""
     size: tuple[int, int] | None = None
     """(height, width) of the good images, where all have the same."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """Of calibrate images by path: the part that they show, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class RunRecord:
     created: str = field(default_factory=now)
     versions: dict[str, str] = field(default_factory=versions)
     compute: Compute = field(default_factory=Compute)
-    schema: Literal["sanflow.run/1"] = "sanflow.run/1"
+    schema: Literal["sanflow.run/2"] = "sanflow.run/2"
 
 
 @dataclass(frozen=True)

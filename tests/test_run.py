@@ -85,7 +85,7 @@ def test_a_foreign_record_is_refused(tmp_path: Path, model: SANFlow) -> None:
     write_run(tmp_path, RECORD, model)
     values = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     for change, words in (
-        ({"schema": "sanflow.run/2"}, "'sanflow.run/2' is not one of 'sanflow.run/1'"),
+        ({"schema": "sanflow.run/1"}, "'sanflow.run/1' is not one of 'sanflow.run/2'"),
         ({"progres": {}}, "unknown field 'progres'; did you mean 'progress'"),
     ):
         (tmp_path / "run.json").write_text(json.dumps({**values, **change}), encoding="utf-8")

@@ -54,11 +54,15 @@ def _check_shapes(manifest: Manifest) -> None:
     if values != levels:
         raise ConfigError(f"manifest.calibration.level_max: {values} values for {levels} levels")
     for index, graph in enumerate(manifest.graphs):
-        scores, parts = len(graph.scores), manifest.data.calibrate
-        if scores != parts:
-            raise ConfigError(
-                f"manifest.graphs[{index}].scores: {scores} scores for {parts} images"
-            )
+        data = manifest.data
+        for name, scores, count, what in (
+            ("scores", graph.scores, data.calibrate, "images"),
+            ("part_scores", graph.part_scores, data.parts, "parts"),
+        ):
+            if len(scores) != count:
+                raise ConfigError(
+                    f"manifest.graphs[{index}].{name}: {len(scores)} scores for {count} {what}"
+                )
 
 
 def _check_files(manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from ..errors import InputError
 from ..imaging import PixelPath
 
-SCHEMA: Final = "sanflow.bundle/1"
+SCHEMA: Final = "sanflow.bundle/2"
 Target = Literal["onnx", "openvino", "tensorrt"]
 Kind = Literal["good", "anomaly"]
 MAPS = "golden/maps.npy"
@@ -86,10 +86,16 @@ class DataInfo:
     fingerprint: str
     train: int
     calibrate: int
+    parts: int
+    """How many parts the calibrate images show: fewer than images where some show the same one."""
 
     def __post_init__(self) -> None:
         _hash(self.fingerprint, "fingerprint")
         _require(self.train >= 1 and self.calibrate >= 0, "needs at least one training image")
+        _require(
+            self.parts <= self.calibrate and (self.parts > 0) == (self.calibrate > 0),
+            f"{self.parts} parts in {self.calibrate} calibration images",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,13 +162,21 @@ class Graph:
     files: tuple[str, ...]
     """Its files; the first is the one an engine is pointed at."""
     scores: tuple[float, ...]
-    """Its own scores of all calibration parts, ascending: they let the threshold be moved to
-    another false-alarm bound without images or PyTorch."""
+    """Its own scores of all calibration images, ascending."""
+    part_scores: tuple[float, ...]
+    """The largest of each calibration part, ascending: they let the threshold be moved to another
+    false-alarm bound without images or PyTorch."""
     decision: Decision
     tolerances: Tolerances
 
     def __post_init__(self) -> None:
         _require(list(self.scores) == sorted(self.scores), "scores must be ascending")
+        own = list(self.part_scores)
+        _require(own == sorted(own), "part_scores must be ascending")
+        _require(
+            set(own) <= set(self.scores) and own[-1:] == list(self.scores[-1:]),
+            "part_scores must be some of the scores, and the largest",
+        )
         used = set(self.regions.values())
         for region in self.regions:
             _require(bool(_REGION.fullmatch(region)), f"regions: {region!r} is not a region's name")
@@ -203,7 +217,7 @@ class FileEntry:
 class Manifest:
     """Everything a bundle says about itself. `digest` is last and covers all the rest."""
 
-    schema: Literal["sanflow.bundle/1"]
+    schema: Literal["sanflow.bundle/2"]
     sanflow: str
     created: str
     """UTC, ISO 8601, to the second: 2026-01-31T12:00:00Z."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,8 @@ class CalibratedImage:
     """A held-out good image: its file, its hash, the hash of its model input, its raw score."""
 
     path: str
+    part: str
+    """What it shows: images of one part are no evidence of several."""
     sha256: str
     pixel_sha256: str
     score: float
@@ -52,7 +54,7 @@ class CalibratedImage:
 class Calibration:
     """RUN/calibration.json: what the held-out good parts scored."""
 
-    schema: Literal["sanflow.calibration/1"]
+    schema: Literal["sanflow.calibration/2"]
     created: str
     model_sha256: str
     """Of the model file these scores belong to; another model needs another calibration."""
@@ -65,8 +67,22 @@ class Calibration:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The raw scores, ascending."""
+        """The raw scores of all images, ascending."""
         return tuple(sorted(image.score for image in self.images))
+
+    @property
+    def part_scores(self) -> tuple[float, ...]:
+        """The largest raw score of each part, ascending."""
+        return largest({i.path: i.score for i in self.images}, self.parts)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Which part an image shows, by the image's path."""
+        return {image.path: image.part for image in self.images}
+
+    def held(self) -> str:
+        """How much it rests on, in words."""
+        return held_out(len(self.part_scores), len(self.images))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -80,7 +96,7 @@ class Calibration:
 
     def threshold(self, false_alarm_rate: float, confidence: float | None = None) -> Threshold:
         """The threshold that keeps false alarms within the rate; see conformal_threshold."""
-        return conformal_threshold(self.scores, false_alarm_rate, confidence=confidence)
+        return conformal_threshold(self.part_scores, false_alarm_rate, confidence=confidence)
 
     def decision(self, false_alarm_rate: float, confidence: float | None = None) -> Decision:
         """The same with its band and the display range, as a bundle's manifest holds it."""
@@ -139,7 +155,8 @@ def calibrate(
             score, heat = model(torch.from_numpy(pixels)[None].to(device))
         if not torch.isfinite(score).all() or not torch.isfinite(heat).all():
             raise CalibrationError(f"run {run.path}: {name} has no finite score; train again")
-        images.append(CalibratedImage(name, digest, pixel_sha256(pixels), float(score[0])))
+        part = record.parts.get(name, name)
+        images.append(CalibratedImage(name, part, digest, pixel_sha256(pixels), float(score[0])))
         floors.append(float(heat.median()))
         peaks.append(float(heat.max()))
         step(1)
@@ -149,7 +166,7 @@ def calibrate(
     low, high = display_range(float(np.median(floors)), peaks, ceiling)
     write_model(run.path, model)
     calibration = Calibration(
-        schema="sanflow.calibration/1",
+        schema="sanflow.calibration/2",
         created=now(),
         model_sha256=_sha256(run.path / MODEL),
         level_max=tuple(level_max),
@@ -162,6 +179,21 @@ def calibrate(
     text = json.dumps(schema.dump(calibration), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(run.path / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
     return calibration
+
+
+def largest(scores: Mapping[str, float], parts: Mapping[str, str]) -> tuple[float, ...]:
+    """The largest score of each part, ascending, of scores by image: one per exchangeable part."""
+    found: dict[str, float] = {}
+    for image, score in scores.items():
+        part = parts[image]
+        found[part] = max(score, found.get(part, score))
+    return tuple(sorted(found.values()))
+
+
+def held_out(parts: int, images: int) -> str:
+    """Held-out good parts and their photographs, in words."""
+    shown = "" if parts == images else f" in {images} photographs"
+    return f"{parts} held-out good part{'s' if parts != 1 else ''}{shown}"
 
 
 def load_calibration(run: Run) -> Calibration:

@@ -8,9 +8,11 @@ order that matters) and r = floor((n + 1) alpha) is at least 1, then the order s
     threshold = s_(k),   k = n + 1 - r = ceil((n + 1)(1 - alpha))
 
 gives P(next good part is NG) <= r / (n + 1) <= alpha, exactly r / (n + 1) when no two scores are
-equal; ties only make false alarms rarer. This is the marginal guarantee: an average over
-calibration sets too. For the one set at hand the long-run false-alarm rate is a random number
-with distribution Beta(r, k) (ties: stochastically smaller), and
+equal; ties only make false alarms rarer. Where several photographs are known to show one part, the
+largest of their scores is the part's: photographs of one part are not exchangeable with those of
+the next. This is the marginal guarantee: an average over calibration sets too. For the one set at
+hand the long-run false-alarm rate is a random number with distribution Beta(r, k) (ties:
+stochastically smaller), and
 
     P(Beta(r, k) <= u) = P(Binomial(n, u) >= r)
 

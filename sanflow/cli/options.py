@@ -15,6 +15,7 @@ from ..errors import InputError
 from . import show
 
 if TYPE_CHECKING:
+    from ..calibration.calibrate import Calibration
     from ..config import RunConfig
     from ..runtime.setting import CudaChoice, Gpu
 
@@ -139,14 +140,14 @@ def gpu_options(cuda_backend: CudaChoice, allow_fallback: bool) -> Gpu | None:
     return None if asked == Gpu() else asked
 
 
-def false_alarm_rate(asked: float | None, parts: int) -> float:
-    """The rate that was asked for, else 1 %, or the smallest bound that `parts` good parts give."""
+def false_alarm_rate(asked: float | None, calibration: Calibration) -> float:
+    """The rate that was asked for, else 1 %, or the smallest bound that the good parts give."""
     if asked is not None:
         return asked
-    rate = usual_rate(parts)
+    rate = usual_rate(len(calibration.part_scores))
     if rate > USUAL_RATE:
         show.note(
-            f"{parts} held-out good parts bound false alarms at {100 * rate:.3g} % at best, "
+            f"{calibration.held()} bound false alarms at {100 * rate:.3g} % at best, "
             f"which is used; a bound of {100 * USUAL_RATE:g} % needs "
             f"{math.ceil(1 / USUAL_RATE) - 1} parts"
         )

@@ -91,7 +91,7 @@ def export(
         raise InputError("--out was not given: say where to write, or --explain to write nothing")
     opened = open_run(run)
     show.unfinished(opened)
-    asked = false_alarm_rate(rate, len(load_calibration(opened).images))
+    asked = false_alarm_rate(rate, load_calibration(opened))
     with show.counting_with_lines("exporting") as (progress, line):
         options: dict[str, Any] = {
             "precision": precision,
@@ -168,9 +168,9 @@ def threshold(
         tolerance = graph.tolerances.band_relative
         if rate is None:
             at = graph.decision.threshold if value is None else value
-            return threshold_at(graph.scores, at, score_relative=tolerance)
+            return threshold_at(graph.part_scores, at, score_relative=tolerance)
         found = conformal_threshold(
-            graph.scores, rate, confidence=confidence, score_relative=tolerance
+            graph.part_scores, rate, confidence=confidence, score_relative=tolerance
         )
         return replace(found, value=found.above())
 

@@ -89,7 +89,7 @@ def _run(
         root=dataset.root,
         scorer=run_scorer(run, device),
         pixel_path=run.pixel_path,
-        decision=calibration.decision(false_alarm_rate(rate, len(calibration.images))),
+        decision=calibration.decision(false_alarm_rate(rate, calibration)),
         localises=run.config.model.localises,
         description=run_subject(run),
         seen=seen_images(run),

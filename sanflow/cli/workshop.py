@@ -193,7 +193,7 @@ def train(
         done = run.record.progress.epochs_done
         show.say(
             f"{out}: {done} epoch{'s' if done != 1 else ''} trained, "
-            f"calibrated with {len(calibrated.images)} held-out good parts"
+            f"calibrated with {calibrated.held()}"
         )
 
 
@@ -213,10 +213,10 @@ def calibrate(
     show.unfinished(opened)
     with show.counting("calibrating") as progress:
         calibration = calibrate_run(opened, data, device=device, progress=progress)
-    threshold = calibration.threshold(false_alarm_rate(rate, len(calibration.images)))
+    threshold = calibration.threshold(false_alarm_rate(rate, calibration))
     if as_json:
         show.json_document(
-            {"scores": list(calibration.scores), "threshold": schema.dump(threshold)}
+            {"scores": list(calibration.part_scores), "threshold": schema.dump(threshold)}
         )
     else:
         show.say(threshold.text())

@@ -61,6 +61,7 @@ def draft(
             fingerprint=record.data.fingerprint,
             train=len(record.data.roles["train"]),
             calibrate=len(calibration.images),
+            parts=len(calibration.part_scores),
         ),
         input=m.Tensor("image", "uint8", (batch, height, width, 3)),
         outputs=(
@@ -84,6 +85,7 @@ def _graph(made: Made) -> m.Graph:
         activation=candidate.activation,
         files=tuple(candidate.files),
         scores=settled.scores,
+        part_scores=settled.part_scores,
         decision=settled.decision,
         tolerances=settled.tolerances,
     )

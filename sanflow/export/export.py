@@ -188,11 +188,11 @@ def prepare(
         outcomes = _choose(bench, asked, jury, contract, tell, counter)
     made = []
     for outcome in outcomes:
-        settled = Settled(calibration.scores, decision, FP32)
+        settled = Settled(calibration.scores, calibration.part_scores, decision, FP32)
         if outcome.losses:
             own = _own_scores(run, calibration, outcome, jury, data)
             extremes = [loss.extremes for loss in outcome.losses]
-            settled = settle(own, extremes, decision, false_alarm_rate)
+            settled = settle(own, calibration.parts, extremes, decision, false_alarm_rate)
         made.append(Made(outcome, settled))
     return Prepared(
         run=run,
@@ -241,7 +241,7 @@ def _choose(
 def _own_scores(
     run: Run, calibration: Calibration, outcome: Outcome, jury: Jury, data: Path | None
 ) -> list[dict[str, float]]:
-    """Per engine the graph's own score of every calibration part, by name."""
+    """Per engine the graph's own score of every calibration image, by name."""
     held = {part.name for part in jury.parts if part.kind == "calibration"}
     rest = [image for image in calibration.images if image.path not in held]
     files = find_images(run, rest, data)

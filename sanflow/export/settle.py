@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from ..bundle import Decision
 from ..bundle.manifest import Tolerances
+from ..calibration.calibrate import largest
 from ..calibration.threshold import conformal_threshold
 from .gate import Extremes
 
@@ -28,25 +29,29 @@ class Settled:
     """What goes into the manifest."""
 
     scores: tuple[float, ...]
-    """Of all calibration parts, ascending."""
+    """Of all calibration images, ascending."""
+    part_scores: tuple[float, ...]
+    """The largest of each calibration part, ascending."""
     decision: Decision
     tolerances: Tolerances
 
 
 def settle(
     scores: Sequence[Mapping[str, float]],
+    parts: Mapping[str, str],
     extremes: Sequence[Extremes],
     decision: Decision,
     rate: float,
 ) -> Settled:
     """The same false-alarm rate from the engines' own scores, with tolerances that hold them.
 
-    `scores` are, per engine, those of all calibration parts by name; `decision` is PyTorch's, whose
-    display range stays.
+    `scores` are, per engine, those of all calibration images by name, `parts` what these show;
+    `decision` is PyTorch's, whose display range stays.
     """
-    own = tuple(sorted(max(each[name] for each in scores) for name in scores[0]))
+    own = {name: max(each[name] for each in scores) for name in scores[0]}
     tolerances = measured(extremes)
-    chosen = conformal_threshold(own, rate, score_relative=tolerances.band_relative)
+    of_parts = largest(own, parts)
+    chosen = conformal_threshold(of_parts, rate, score_relative=tolerances.band_relative)
     moved = replace(
         decision,
         threshold=chosen.above(),
@@ -54,7 +59,7 @@ def settle(
         band_low=chosen.band_low,
         band_high=chosen.band_high,
     )
-    return Settled(own, moved, tolerances)
+    return Settled(tuple(sorted(own.values())), of_parts, moved, tolerances)
 
 
 def measured(extremes: Sequence[Extremes]) -> Tolerances:

@@ -59,7 +59,7 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
     device = "cuda" if run.record.compute.device == "cuda" else "cpu"
     with clock("calibrate"):
         calibration = _calibrated(run, device)
-    rate = usual_rate(len(calibration.images))
+    rate = usual_rate(len(calibration.part_scores))
     with clock("export"):
         bundle = export_run(
             run,

@@ -112,7 +112,16 @@ def _checked(
         for role, samples in dataset.roles().items()
     }
     root = str(Path(data).resolve())
-    return dataset, DataRecord(root, dataset.layout, checked.fingerprint, roles, checked.size)
+    parts = {dataset.relative(s.path): s.group for s in dataset.calibrate}
+    record = DataRecord(
+        root=root,
+        layout=dataset.layout,
+        fingerprint=checked.fingerprint,
+        roles=roles,
+        size=checked.size,
+        parts={name: part for name, part in parts.items() if name != part},
+    )
+    return dataset, record
 
 
 def _begin(

@@ -40,7 +40,7 @@ def draft() -> manifest.Manifest:
     """A consistent manifest without files and digest."""
     m = manifest
     return m.Manifest(
-        schema="sanflow.bundle/1",
+        schema="sanflow.bundle/2",
         sanflow="0.1.0",
         created="2026-01-31T12:00:00Z",
         target="onnx",
@@ -51,6 +51,7 @@ def draft() -> manifest.Manifest:
                 activation=None,
                 files=("model.onnx",),
                 scores=(0.25, 0.5, 0.75),
+                part_scores=(0.25, 0.5, 0.75),
                 decision=m.Decision(0.75, 0.25, 0.74, 0.76, 0.0, 1.5),
                 tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
             ),
@@ -69,7 +70,7 @@ def draft() -> manifest.Manifest:
             parameters=1,
             checkpoint_sha256=HASH,
         ),
-        data=m.DataInfo(fingerprint=HASH, train=20, calibrate=3),
+        data=m.DataInfo(fingerprint=HASH, train=20, calibrate=3, parts=3),
         input=m.Tensor("image", "uint8", (1, SIDE, SIDE, 3)),
         outputs=(
             m.Tensor("score", "float32", (1,)),

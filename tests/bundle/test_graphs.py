@@ -97,7 +97,7 @@ def test_tensorrt_graphs_have_their_names_and_int8_activations(draft: Manifest) 
 
 
 def test_scores_of_every_graph_are_counted(draft: Manifest) -> None:
-    graphs = (graph(draft, "fp32"), graph(draft, "fp16", scores=(0.5,)))
+    graphs = (graph(draft, "fp32"), graph(draft, "fp16", scores=(0.5,), part_scores=(0.5,)))
     told = dataclasses.replace(draft, target="tensorrt", graphs=graphs)
     with pytest.raises(ConfigError, match=r"manifest\.graphs\[1\]\.scores: 1 scores for 3 images"):
         check(told)

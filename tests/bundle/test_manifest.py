@@ -69,7 +69,7 @@ def structural(value: Table) -> Iterator[tuple[Table, str]]:
             yield mutant, "a default left out" if path in OPTIONAL else missing
         mutant = copy.deepcopy(value)
         at(mutant, path[:-1])[path[-1]] = "7" if isinstance(item, (int, float)) else 7
-        yield mutant, r"expected|is not one of|is not 'sanflow.bundle/1'"
+        yield mutant, r"expected|is not one of|is not 'sanflow.bundle/2'"
 
 
 def put(path: str, item: object) -> Callable[[Table], None]:
@@ -110,7 +110,7 @@ def lowered(precision: str) -> Callable[[Table], None]:
 
 
 MEANING: list[tuple[Callable[[Table], Any], str]] = [
-    (put("schema", "sanflow.bundle/2"), "'sanflow.bundle/2' is not 'sanflow.bundle/1'"),
+    (put("schema", "sanflow.bundle/1"), "'sanflow.bundle/1' is not 'sanflow.bundle/2'"),
     (put("target", "coreml"), "'coreml' is not one of"),
     (put("target", "openvino"), r"files \('model.onnx',\) of the graph are not \('model.xml'"),
     (put("target", "tensorrt"), r"files \('model.onnx',\) of the graph are not \('model.fp32"),
@@ -142,6 +142,11 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("model/image_score", "image"), "2 values for 0 levels"),
     (put("data/train", 0), "at least one training image"),
     (put("data/calibrate", 4), "3 scores for 4 images"),
+    (put("data/parts", 2), r"part_scores: 3 scores for 2 parts"),
+    (put("data/parts", 4), "4 parts in 3 calibration images"),
+    (put("data/parts", 0), "0 parts in 3 calibration images"),
+    (put("graphs/0/part_scores", [0.25, 0.5, 0.7]), "must be some of the scores, and the largest"),
+    (put("graphs/0/part_scores", [0.25, 0.75, 0.5]), "part_scores must be ascending"),
     (put("data/calibrate", -1), "at least one training image"),
     (put("data/fingerprint", ""), "not a lowercase sha256"),
     (put("input/shape", []), r"shape \(\) must be positive"),
@@ -163,7 +168,8 @@ MEANING: list[tuple[Callable[[Table], Any], str]] = [
     (put("pixels/original", [480]), r"pixels.original"),
     (put("calibration/level_max", [1.0]), "1 values for 2 levels"),
     (put("graphs/0/scores", [0.5, 0.25, 0.75]), "must be ascending"),
-    (put("graphs/0/scores", [0.5]), "1 scores for 3 images"),
+    (put("graphs/0/scores", [0.25, 0.5, 0.75, 0.75]), "4 scores for 3 images"),
+    (put("graphs/0/scores", [0.25, 0.6, 0.75]), "must be some of the scores"),
     (put("graphs/0/scores/0", 1e999), "not a finite number"),
     (put("graphs/0/decision/threshold", float("nan")), "NaN is not a finite number"),
     (put("graphs/0/decision/threshold", float("inf")), "Infinity is not a finite number"),

@@ -59,6 +59,24 @@ def test_what_is_stored_reads_back_and_gives_decisions(run: Run) -> None:
     assert not list(run.path.glob("*.part*"))
 
 
+def test_photographs_of_one_part_are_one_part(run: Run) -> None:
+    """Nine photographs of three parts bound what three parts can bound."""
+    names = [name for name, _ in run.record.data.roles["calibrate"]]
+    parts = {name: f"part {i % 3}" for i, name in enumerate(names)}
+    record = replace(run.record, data=replace(run.record.data, parts=parts))
+    got = calibrate(Run(run.path, record))
+    assert got.held() == "3 held-out good parts in 9 photographs"
+    score = {image.path: image.score for image in got.images}
+    assert got.part_scores == tuple(
+        sorted(max(score[n] for n in names if parts[n] == f"part {i}") for i in range(3))
+    )
+    assert len(got.scores) == 9
+    assert got.threshold(0.25).value == got.scores[-1]
+    assert got.threshold(0.5).value == got.part_scores[1]
+    with pytest.raises(CalibrationError, match=r"3 calibration parts cannot bound .* 0\.2"):
+        got.threshold(0.2)
+
+
 def test_calibrating_twice_gives_the_same(run: Run) -> None:
     first, second = calibrate(run), calibrate(run)
     assert replace(first, created="") == replace(second, created="")

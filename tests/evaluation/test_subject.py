@@ -74,7 +74,7 @@ def test_a_runs_provenance_names_what_is_not_at_its_default(run: Run) -> None:
 def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
     sha = "a" * 64
     manifest = m.Manifest(
-        schema="sanflow.bundle/1",
+        schema="sanflow.bundle/2",
         sanflow="0.1.0",
         created="2026-01-31T12:00:00Z",
         target="onnx",
@@ -85,6 +85,7 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
                 activation=None,
                 files=("model.onnx",),
                 scores=(1.0, 2.0, 3.0),
+                part_scores=(1.0, 2.0, 3.0),
                 decision=m.Decision(1.0, 0.1, 0.9, 1.1, 0.0, 2.0),
                 tolerances=m.Tolerances(1e-4, 1e-4, 1e-3),
             ),
@@ -103,7 +104,7 @@ def test_a_bundles_provenance_names_its_engine_and_digest() -> None:
             9,
             sha,
         ),
-        data=m.DataInfo(sha, 20, 3),
+        data=m.DataInfo(sha, 20, 3, 3),
         input=m.Tensor("image", "uint8", (1, 64, 64, 3)),
         outputs=(),
         pixels=PixelPath(64, 64),

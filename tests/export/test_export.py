@@ -14,7 +14,7 @@ import pytest
 
 from sanflow.bundle import Bundle
 from sanflow.calibration.calibrate import load_calibration
-from sanflow.errors import BundleError, CalibrationError, DataError, InputError, ParityError
+from sanflow.errors import CalibrationError, DataError, InputError, ParityError
 from sanflow.export import export
 from sanflow.export.export import export_run
 from sanflow.export.reference import run_reference, torch_reference
@@ -190,7 +190,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(
         export_run(run, tmp_path / "b", "coreml")
     with pytest.raises(CalibrationError, match="99 good parts are needed"):
         export_run(run, tmp_path / "b", false_alarm_rate=0.01)
-    with pytest.raises(BundleError, match="replace it with --force"):
+    with pytest.raises(InputError, match="replace it with --force"):
         export_run(run, bundles["onnx"].path, false_alarm_rate=RATE)
     with pytest.raises(DataError, match=r"12 of 12 calibration images are not there \(.*--data"):
         export_run(run, tmp_path / "b", false_alarm_rate=RATE, data=tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -226,19 +226,25 @@ tables = st.integers(1, 3).flatmap(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=tables, rate=rates)
+@given(rows=tables, rate=rates, views=st.integers(1, 3))
 def test_the_decision_keeps_the_bound_on_every_engines_own_scores(
-    rows: list[tuple[float, ...]], rate: float
+    rows: list[tuple[float, ...]], rate: float, views: int
 ) -> None:
     """At most r - 1 calibration parts lie above s_(n + 1 - r), r = floor((n + 1) rate)."""
+    assume((-(-len(rows) // views) + 1) * rate >= 1)
     engines = [{str(i): row[e] for i, row in enumerate(rows)} for e in range(len(rows[0]))]
     loss = jury().hear(Fake(lambda score, heat: (1.02 * score, heat)))
     before = jury().decision
-    settled = settle(engines, [loss.extremes], before, rate)
-    most = int((len(rows) + 1) * rate + 1e-9) - 1
+    parts = {str(i): f"part {i // views}" for i in range(len(rows))}
+    settled = settle(engines, parts, [loss.extremes], before, rate)
+    count = len(set(parts.values()))
+    assert len(settled.part_scores) == count
+    most = int((count + 1) * rate + 1e-9) - 1
     for scores in engines:
-        assert sum(score > settled.decision.threshold for score in scores.values()) <= most
+        rejected = {parts[i] for i, s in scores.items() if s > settled.decision.threshold}
+        assert len(rejected) <= most
     assert settled.scores == tuple(sorted(max(row) for row in rows))
+    assert settled.part_scores[-1] == settled.scores[-1]
     assert settled.decision.false_alarm_rate == rate
     assert (settled.decision.display_low, settled.decision.display_high) == (0.0, 9.0)
     margin = settled.tolerances.band_relative * settled.decision.threshold

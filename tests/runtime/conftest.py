@@ -148,6 +148,7 @@ def make_bundle(
                 activation="int8" if precision == "int8" else None,
                 files=m.graph_files(target, precision),
                 scores=(0.25 + at, 0.5 + at),
+                part_scores=(0.25 + at, 0.5 + at),
                 decision=decision
                 or m.Decision(middle, 0.25, middle - 1e-3, middle + 1e-3, 0.0, 2 * middle),
                 tolerances=tolerances,
@@ -181,7 +182,7 @@ def make_bundle(
                 parameters=1,
                 checkpoint_sha256=HASH,
             ),
-            "data": m.DataInfo(fingerprint=HASH, train=20, calibrate=2),
+            "data": m.DataInfo(fingerprint=HASH, train=20, calibrate=2, parts=2),
             "input": m.Tensor("image", "uint8", (batch, HEIGHT, WIDTH, 3)),
             "outputs": (
                 m.Tensor("score", "float32", (batch,)),

@@ -25,6 +25,7 @@ GRAPH = Graph(
     activation=None,
     files=("model.fp16.onnx",),
     scores=(),
+    part_scores=(),
     decision=Decision(1.0, 0.1, 0.99, 1.01, 0.0, 2.0),
     tolerances=Tolerances(score_relative=1e-4, band_relative=1e-4, map_absolute=1e-3),
 )

@@ -15,6 +15,7 @@ import torch
 from sanflow.config import PretextConfig, RunConfig
 from sanflow.data.layout import open_dataset
 from sanflow.errors import DataError, InputError, Interrupted
+from sanflow.imaging import read
 from sanflow.run import MODEL, Compute, open_run
 from sanflow.training import checkpoint
 from sanflow.training.log import METRICS, TENSORBOARD, Status
@@ -33,6 +34,7 @@ def test_a_run_holds_everything_that_shaped_it(
     parts: Path, tmp_path: Path, config: RunConfig, weights: Path
 ) -> None:
     config = replace(config, optim=replace(config.optim, learning_rate=2e-3))
+    (parts / "manifest.csv").write_text("path,group\ncalibrate/good/001.png,twice\n")
     seen: list[Status] = []
     run = train(parts, tmp_path / "run", config, device="cpu", progress=seen.append)
     assert open_run(run.path) == run
@@ -51,6 +53,10 @@ def test_a_run_holds_everything_that_shaped_it(
             for s in samples
         }
         assert dict(record.data.roles[role]) == expected
+
+    assert record.data.parts == {"calibrate/good/001.png": "twice"}
+    height, width = read(parts / "calibrate" / "good" / "001.png").shape[:2]
+    assert record.data.size == (height, width)
 
     assert [int(r["epoch"]) for r in rows(run.path)] == [1, 2, 3, 4]
     assert float(rows(run.path)[-1]["loss"]) < float(rows(run.path)[0]["loss"])
