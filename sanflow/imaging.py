@@ -139,9 +139,17 @@ class PixelPath:
             cropped = _u8(cv2.resize(cropped, size, interpolation=cv2.INTER_NEAREST_EXACT))
         return cropped.astype(np.bool_)
 
-    def load_mask(self, path: Path) -> NDArray[np.bool_]:
-        """Read a defect mask and bring it to size; raises ImageError naming the file."""
-        mask = read_mask(path)
+    def load_mask(self, path: Path, image: Path) -> NDArray[np.bool_]:
+        """Read the defect mask of an image's file and bring it to size.
+
+        Raises ImageError naming the file, also where the mask has another size than its image.
+        """
+        mask, (height, width) = read_mask(path), read(image).shape[:2]
+        if mask.shape != (height, width):
+            raise ImageError(
+                f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image {image.name} "
+                f"{width}x{height} (width x height); make it again at the image's size"
+            )
         try:
             return self.mask(mask)
         except ImageError as error:
@@ -174,7 +182,8 @@ class PixelPath:
             return ""
         return (
             f"the picture is {seen} (width x height), the model learned from pictures of {usual}: "
-            "set the camera to that size or to its proportions"
+            f"set the camera to that size, or to its proportions and at most {AREA:g} times as "
+            "many or few pixels"
         )
 
     def _crop(self, image: NDArray[Any]) -> NDArray[Any]:
@@ -224,6 +233,13 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
     if bgr is None:
         detail = f"damaged: {len(data)} bytes that cannot be decoded; save or copy it again"
         raise DecodeError(name, "unreadable", detail)
+    if bgr.dtype == np.uint8 and _tiff_multiplies(data):
+        alpha = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))[:, :, 3:]
+        if (alpha < 255).any():
+            detail = (
+                "a TIFF's transparent colours are read multiplied by their alpha; save it as PNG"
+            )
+            raise DecodeError(name, "unsupported type", detail)
     return to_rgb8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
@@ -236,8 +252,8 @@ def read_bytes(path: Path) -> bytes:
     """The file's bytes; raises DecodeError if it cannot be opened."""
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError(str(path), "unreadable", f"cannot be opened: {reason}") from None
 
 
@@ -379,6 +395,20 @@ def _check_container(data: bytes, name: str) -> None:
             raise DecodeError(name, "unsupported type", detail)
     detail = f"not an image: begins with {data[:8]!r}; expected PNG, JPEG, BMP, TIFF or WebP"
     raise DecodeError(name, "unreadable", detail)
+
+
+def _tiff_multiplies(data: bytes) -> bool:
+    """Whether it is a TIFF that names its alpha (tag 338 is 1 or 2): libtiff multiplies it in."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return False
+    try:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        entries = (struct.unpack_from(f"{order}HHIH", data, at + 2 + 12 * i) for i in range(count))
+        return any(tag == 338 and value in (1, 2) for tag, _, _, value in entries)
+    except struct.error:
+        return False
 
 
 def _png_fault(data: bytes) -> str | None:

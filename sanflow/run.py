@@ -112,7 +112,7 @@ class Run:
     def pixel_path(self) -> PixelPath:
         """How this run's images become model input."""
         model, roi = self.config.model, self.config.data.roi
-        return PixelPath(model.height, model.width, roi)
+        return PixelPath(model.height, model.width, roi, self.record.data.size)
 
     def model(self) -> Method[Any]:
         """The trained model in eval mode on the CPU.

@@ -234,7 +234,54 @@ def test_random_bytes_never_end_in_anything_but_an_image_error(head: bytes, rest
         decode(head + rest)
 
 
+@pytest.mark.parametrize("alpha", [0, 128, 254])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_transparent_tiff_is_refused_and_an_opaque_one_read(
+    order: str, alpha: int, tmp_path: Path
+) -> None:
+    """Its reader multiplies colours by alpha: what is invisible in the file would be black."""
+    image = np.full((8, 9, 4), 200, np.uint8)
+    image[2:4, :, 3] = alpha
+    path = tmp_path / "part.tif"
+    with pytest.raises(DecodeError, match="multiplied by their alpha; save it as PNG") as refusal:
+        imaging.decode(tiff_rgba(image, order))
+    assert refusal.value.problem == "unsupported type"
+    image[..., 3] = 255
+    path.write_bytes(tiff_rgba(image, order))
+    assert (imaging.read(path) == image[..., :3]).all()
+
+
+def tiff_rgba(image: NDArray[np.uint8], order: str) -> bytes:
+    """An uncompressed TIFF of RGB with unassociated alpha, as image programs write it."""
+    mark = "<" if order == "little" else ">"
+    height, width = image.shape[:2]
+    depths, pixels = 8 + 2 + 12 * 11 + 4, 8 + 2 + 12 * 11 + 4 + 8
+    short, long = 3, 4
+    tags = [
+        (256, short, 1, width),
+        (257, short, 1, height),
+        (258, short, 4, depths),
+        (259, short, 1, 1),
+        (262, short, 1, 2),
+        (273, long, 1, pixels),
+        (277, short, 1, 4),
+        (278, short, 1, height),
+        (279, long, 1, image.nbytes),
+        (284, short, 1, 1),
+        (338, short, 1, 2),
+    ]
+    data = (b"II*\0" if order == "little" else b"MM\0*") + struct.pack(f"{mark}I", 8)
+    data += struct.pack(f"{mark}H", len(tags))
+    for tag, kind, count, value in tags:
+        field = "HH" if kind == short and count == 1 else "I"
+        data += struct.pack(f"{mark}HHI", tag, kind, count)
+        data += struct.pack(f"{mark}{field}", *((value, 0) if field == "HH" else (value,)))
+    return data + bytes(4) + struct.pack(f"{mark}4H", 8, 8, 8, 8) + image.tobytes()
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match="cannot be opened"):
+        imaging.read(Path("a\0b.png"))
     for path in (tmp_path / "gone.png", tmp_path):
         with pytest.raises(DecodeError, match="cannot be opened") as caught:
             imaging.read(path)
@@ -297,7 +344,7 @@ def test_a_region_outside_the_image_is_refused_and_named(tmp_path: Path) -> None
         outside(noise())
     path = tmp_path / "part.png"
     imaging.write_png(path, noise())
-    for load in (outside.load, outside.load_mask):
+    for load in (outside.load, lambda path: outside.load_mask(path, path)):
         with pytest.raises(ImageError, match=r"part\.png: the region of interest"):
             load(path)
 
@@ -441,6 +488,15 @@ def test_masks_of_any_brightness_read_alike(top: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(imaging.read_mask(path), shape.astype(bool))
     imaging.write_png(path, shape * 0)
     assert not imaging.read_mask(path).any()
+
+
+def test_a_mask_of_another_size_is_never_stretched(tmp_path: Path) -> None:
+    image, mask = tmp_path / "part.png", tmp_path / "part_mask.png"
+    imaging.write_png(image, np.zeros((40, 60, 3), np.uint8))
+    imaging.write_png(mask, np.zeros((20, 60, 3), np.uint8))
+    said = r"part_mask\.png: the mask is 60x20, its image part\.png 60x40"
+    with pytest.raises(ImageError, match=said):
+        PixelPath(16, 16).load_mask(mask, image)
 
 
 def test_a_mask_follows_its_image_through_the_path() -> None:

@@ -35,7 +35,7 @@ CONFIG = RunConfig(
 RECORD = RunRecord(
     config=CONFIG,
     data=DataRecord(
-        "parts", "mvtec", "ab" * 32, {"train": (("good/ä.png", "cd" * 32),), "test": ()}
+        "parts", "mvtec", "ab" * 32, {"train": (("good/ä.png", "cd" * 32),), "test": ()}, (50, 60)
     ),
     weights=WeightsInfo("none"),
     progress=Progress(3, finished=True),
@@ -53,7 +53,7 @@ def test_what_is_written_comes_back(tmp_path: Path, model: SANFlow) -> None:
     assert run == written
     assert run.record == RECORD
     assert run.config == CONFIG
-    assert run.pixel_path == PixelPath(64, 96, Roi(1, 2, 30, 40))
+    assert run.pixel_path == PixelPath(64, 96, Roi(1, 2, 30, 40), (50, 60))
     assert run.record.versions["torch"] == torch.__version__
     loaded = run.model()
     assert not loaded.training

@@ -53,7 +53,7 @@ def samples_in(
     samples = []
     for path in files_in(folder, IMAGE_SUFFIXES) if folder.is_dir() else ():
         name = path.relative_to(root).as_posix()
-        mask = (masks or {}).get(path.stem)
+        mask = (masks or {}).get(path.relative_to(folder).with_suffix("").as_posix())
         samples.append(Sample(path, label, mask, (groups or {}).get(name, name)))
     return samples
 
@@ -62,7 +62,9 @@ def _masks(folder: Path, label: str) -> dict[str, Path]:
     truth = folder / "ground_truth" / label
     if not truth.is_dir():
         return {}
-    return {p.stem.removesuffix("_mask"): p for p in files_in(truth, IMAGE_SUFFIXES)}
+    files = files_in(truth, IMAGE_SUFFIXES)
+    names = (p.relative_to(truth).with_suffix("").as_posix() for p in files)
+    return {name.removesuffix("_mask"): p for name, p in zip(names, files, strict=True)}
 
 
 def _manifest_groups(root: Path, folder: Path) -> Mapping[str, str]:

@@ -91,7 +91,7 @@ def draw_cases(
         image = pixel_path.load(sample.path)
         _, heat = scorer(sample.path)
         threshold = None if decision is None else decision.threshold
-        mask = None if sample.mask is None else pixel_path.load_mask(sample.mask)
+        mask = None if sample.mask is None else pixel_path.load_mask(sample.mask, sample.path)
         return Picture(
             _uri(image),
             _uri(overlay(image, heat, low, high, threshold)),

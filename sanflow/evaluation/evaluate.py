@@ -200,7 +200,7 @@ def _score(
             )
         scores[index] = score
         file = sample.mask if localises else None
-        mask = None if file is None else pixel_path.load_mask(file)
+        mask = None if file is None else pixel_path.load_mask(file, sample.path)
         if sample.label == GOOD:
             counts.add(int(index), GOOD, heat.astype(np.float32), None)
         elif mask is not None and mask.any():

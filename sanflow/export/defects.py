@@ -56,7 +56,7 @@ def defect_parts(
     parts = []
     for sample in samples:
         image = run.pixel_path.load(sample.path)
-        mask = None if sample.mask is None else run.pixel_path.load_mask(sample.mask)
+        mask = None if sample.mask is None else run.pixel_path.load_mask(sample.mask, sample.path)
         kind: Kind = "good" if sample.label == GOOD else "defect"
         name = f"{sample.label}/{sample.path.name}"
         parts.append(Part(name, kind, image, *reference(image), mask))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -68,7 +68,7 @@ def draft(
             m.Tensor("score", "float32", (batch,)),
             m.Tensor("map", "float32", (batch, height, width)),
         ),
-        pixels=replace(run.pixel_path, original=record.data.size),
+        pixels=run.pixel_path,
         calibration=m.CalibrationInfo(calibration.level_max),
         golden=goldens.entries(),
         references=references,

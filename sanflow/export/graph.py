@@ -22,25 +22,16 @@ from ..model.method import Method
 from .compile import Inference, compile_model
 from .exact import exact
 from .fold import fold
-from .lint import IR_VERSION, MAX_TOPK, OPSET, lint
+from .lint import IR_VERSION, OPSET, lint
 
 
 def to_onnx(model: Method[Any] | Inference, batch: int = 1) -> onnx.ModelProto:
     """ONNX opset 17: `image` uint8 (N, H, W, 3) -> `score` f32 (N,), `map` f32 (N, H, W).
 
-    A trained model is compiled first. Raises InputError when the configuration gives a graph that
-    some engine cannot run.
+    A trained model is compiled first. Raises InputError for an impossible batch.
     """
-    config = model.config
     if batch < 1:
         raise InputError(f"batch {batch} must be at least 1")
-    top = round(config.top_fraction * config.height * config.width)
-    if config.image_score == "top" and top > MAX_TOPK:
-        share = MAX_TOPK / (config.height * config.width)
-        raise InputError(
-            f"top_fraction {config.top_fraction} of {config.height}x{config.width} pixels is {top} "
-            f"values; TensorRT sorts at most {MAX_TOPK}: use a top_fraction below {share:.4f}"
-        )
     graph = exact(trace(compile_model(model).model if isinstance(model, Method) else model, batch))
     lint(graph)
     return graph

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from ..errors import InputError
+from ..model.config import MOST_SORTED
 from . import opset
 from .fold import Value, constants_of, skeleton
 from .lint_types import check_types
@@ -34,7 +35,6 @@ OPERATORS = frozenset({
 # fmt: on
 FRAMES = ("align_corners", "half_pixel", "pytorch_half_pixel", "asymmetric")
 PADS = ("constant", "reflect")
-MAX_TOPK = 3840
 MAX_BYTES = 2**31 - 1
 
 
@@ -141,8 +141,8 @@ def _check_node(node: onnx.NodeProto, constants: Mapping[str, Value]) -> None:
         require(count is not None, f"{named(node)} computes how many values it takes; fix it")
         most = 0 if count is None else int(count.item())
         require(
-            most <= MAX_TOPK,
-            f"{named(node)} takes the {most} largest values, TensorRT allows {MAX_TOPK}: "
+            most <= MOST_SORTED,
+            f"{named(node)} takes the {most} largest values, TensorRT allows {MOST_SORTED}: "
             "use a smaller top_fraction or image",
         )
     if node.op_type == "Resize":

@@ -19,6 +19,8 @@ EXTRACTORS = (
     "mobilenet_v2",
     "mobilenet_v3_large",
 )
+MOST_SORTED = 3840
+"""Values that TensorRT sorts at once."""
 BOTTLENECKS = ("resnet50", "wide_resnet50_2", "wide_resnet101_2")
 
 
@@ -178,6 +180,14 @@ class PyramidConfig(MethodConfig):
             raise ValueError("blocks, clamp and head_width must be positive")
         if not 0 < self.top_fraction <= 1:
             raise ValueError(f"top_fraction {self.top_fraction} must be in (0, 1]")
+        pixels = self.height * self.width
+        top = round(self.top_fraction * pixels)
+        if self.image_score == "top" and top > MOST_SORTED:
+            raise ValueError(
+                f"top_fraction {self.top_fraction} of {self.height}x{self.width} pixels is {top} "
+                f"values; TensorRT sorts at most {MOST_SORTED}: use a top_fraction below "
+                f"{MOST_SORTED / pixels:.4f}"
+            )
         if self.prior_variance <= 0 or self.max_variance <= 0 or self.prior_window < 2:
             raise ValueError("prior_window must be at least 2, both variances positive")
 

@@ -58,6 +58,19 @@ def test_masks_may_have_the_name_of_their_image(mvtec: Path) -> None:
     assert all(s.mask for s in open_dataset(mvtec, DataConfig()).test if s.label == "scratch")
 
 
+def test_masks_of_folders_within_a_label_are_each_images_own(mvtec: Path, write: Write) -> None:
+    for camera in ("cam1", "cam2"):
+        write(f"test/scratch/{camera}/000.png")
+        write(f"ground_truth/scratch/{camera}/000_mask.png", mask=True)
+    masks = {
+        s.path.parent.name: s.mask
+        for s in open_dataset(mvtec, DataConfig()).test
+        if s.path.stem == "000"
+    }
+    for camera in ("cam1", "cam2"):
+        assert masks[camera] == mvtec / "ground_truth" / "scratch" / camera / "000_mask.png"
+
+
 def test_a_defect_without_masks_is_still_a_defect(mvtec: Path, write: Write) -> None:
     write("test/dent/000.png")
     dent = next(s for s in open_dataset(mvtec, DataConfig()).test if s.label == "dent")

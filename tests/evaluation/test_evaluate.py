@@ -34,7 +34,9 @@ def test_every_number_agrees_with_an_independent_one(parts: TestSet) -> None:
     counted = [s for s in parts.samples if s.mask is not None or s.label == "good"]
     heats = [parts.scorer(s.path)[1] for s in counted]
     nothing = np.zeros((SIDE, SIDE), np.bool_)
-    masks = [nothing if s.mask is None else parts.pixel_path.load_mask(s.mask) for s in counted]
+    masks = [
+        nothing if s.mask is None else parts.pixel_path.load_mask(s.mask, s.path) for s in counted
+    ]
     values, wrong = np.concatenate([h.ravel() for h in heats]), np.stack(masks).ravel()
     assert got.pixel_auroc.value == pytest.approx(roc_auc_score(wrong, values))
     assert got.pixel_average_precision.value == pytest.approx(
@@ -71,7 +73,7 @@ def test_region_overlap_agrees_with_brute_force(parts: TestSet) -> None:
     got = evaluate(few, coarse, parts.pixel_path, resamples=20)
     heats = [coarse(s.path)[1] for s in few]
     nothing = np.zeros((SIDE, SIDE), np.bool_)
-    masks = [nothing if s.mask is None else parts.pixel_path.load_mask(s.mask) for s in few]
+    masks = [nothing if s.mask is None else parts.pixel_path.load_mask(s.mask, s.path) for s in few]
     assert got.aupro.value == pytest.approx(oracle.aupro(heats, masks), abs=1e-12)
 
 

@@ -214,11 +214,6 @@ def test_smoothing_the_map_adds_no_operator() -> None:
     ("changes", "batch", "reason"),
     [
         ({}, 0, "batch 0 must be at least 1"),
-        (
-            {"image_score": "top", "top_fraction": 0.7},
-            1,
-            r"4301 values; TensorRT sorts at most 3840: use a top_fraction below 0\.625",
-        ),
     ],
 )
 def test_what_no_engine_could_run_is_refused_before_tracing(

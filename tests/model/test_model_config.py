@@ -23,6 +23,10 @@ from sanflow.model.config import SanflowConfig
         ({"smooth": 2}, "smooth 2 must be odd"),
         ({"blocks": 0}, "blocks, clamp and head_width must be positive"),
         ({"top_fraction": 0.0}, "top_fraction 0.0"),
+        (
+            {"image_score": "top", "height": 640, "width": 640},
+            "is 4096 values; TensorRT sorts at most 3840: use a top_fraction below 0.0094",
+        ),
         ({"mean_margin": 0.0}, "mean_margin 0.0 must be positive"),
         ({"prior_variance": 0.0}, "both variances positive"),
     ],
