@@ -32,6 +32,7 @@ from .bootstrap import (
     pixel_measure,
     rates,
     resample,
+    share,
 )
 from .metrics import Bools, Floats
 from .pixels import PixelCounts
@@ -83,7 +84,7 @@ def evaluate(
         measures.append(image_measure(kind, scores, defective, chosen, threshold))
     measures.append(pixel_measure(counts, labels, GOOD))
     drawn = resample(labels, groups, measures, resamples, seed)
-    test = _Test(np.array(labels), scores, defective, counts, drawn, decision)
+    test = _Test(np.array(labels), np.array(groups), scores, defective, counts, drawn, decision)
 
     whole = counts.measure()
     return Evaluation(
@@ -119,6 +120,7 @@ class _Test:
     """The scored test set, to be summarised."""
 
     labels: NDArray[Any]
+    groups: NDArray[Any]
     scores: Floats
     defective: Bools
     counts: PixelCounts
@@ -144,6 +146,12 @@ class _Test:
             name: self.drawn.estimate(f"{WHOLE}.{name}", metrics.as_optional(value))
             for name, value in values.items()
         }
+        for name, of in (
+            ("precision", alarm),
+            ("recall", self.defective),
+            ("false_alarms", ~self.defective),
+        ):
+            estimates[name] = share(estimates[name], self._parts(of))
         uncertain = int(np.count_nonzero(band))
         return AtThreshold(self.decision, tp, fp, fn, tn, uncertain, **estimates)
 
@@ -157,6 +165,7 @@ class _Test:
         if self.decision is not None:
             found = int(np.count_nonzero(self.scores[own] > self.decision.threshold))
             recall = self._estimate(label, "recall", found / int(np.count_nonzero(own)))
+            recall = share(recall, self._parts(own))
         return Kind(
             label=label,
             images=int(np.count_nonzero(own)),
@@ -171,6 +180,9 @@ class _Test:
             pixel_auroc=self._estimate(label, "pixel_auroc", pixels.auroc),
             aupro=self._estimate(label, "aupro", pixels.aupro),
         )
+
+    def _parts(self, images: Bools) -> int:
+        return len(set(self.groups[images].tolist()))
 
     def _estimate(self, label: str, name: str, value: float | None) -> Estimate | None:
         return self.drawn.estimate(f"{label}.{name}", value)

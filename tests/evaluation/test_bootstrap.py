@@ -16,6 +16,7 @@ from sanflow.evaluation.bootstrap import (
     pixel_measure,
     rates,
     resample,
+    share,
 )
 from sanflow.evaluation.pixels import PixelCounts
 
@@ -131,3 +132,23 @@ def test_an_estimate_without_value_or_without_resamples() -> None:
     drawn = Resampled({"x": np.array([np.nan, np.nan])})
     assert drawn.estimate("x", None) is None
     assert drawn.estimate("x", 0.5) == Estimate(0.5, 0.5, 0.5)
+
+
+def test_no_false_alarm_among_few_parts_proves_little() -> None:
+    nothing = share(Estimate(0.0, 0.0, 0.0), 24)
+    assert nothing is not None
+    assert (nothing.value, nothing.low) == (0.0, 0.0)
+    assert nothing.high == pytest.approx(1 - 0.025 ** (1 / 24))  # (1 - p)^24 = 0.025
+    everything = share(Estimate(1.0, 1.0, 1.0), 12)
+    assert everything is not None
+    assert (everything.low, everything.high) == (pytest.approx(0.025 ** (1 / 12)), 1.0)
+    assert share(None, 3) is None
+    wide = Estimate(0.5, 0.01, 0.99)
+    assert share(wide, 100) == wide, "views of one part have made it wider"
+
+
+@pytest.mark.parametrize(("parts", "rate"), [(30, 0.02), (100, 0.01), (24, 0.3)])
+def test_the_interval_of_a_share_covers_as_often_as_it_says(parts: int, rate: float) -> None:
+    hits = np.random.default_rng(0).binomial(parts, rate, 400)
+    found = [share(Estimate(h / parts, h / parts, h / parts), parts) for h in hits]
+    assert np.mean([e is not None and e.low <= rate <= e.high for e in found]) >= 0.95
