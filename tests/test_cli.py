@@ -192,6 +192,8 @@ def test_threshold_shows_and_changes_only_the_decision(bundle: Path) -> None:
     before = graph()
     shown = document(sanflow("threshold", bundle, "--json"))
     assert shown["value"] == before["decision"]["threshold"]
+    band = {"band_low", "band_high"}
+    assert {n: shown[n] for n in band} == {n: before["decision"][n] for n in band}, "in force"
     assert graph() == before
 
     changed = document(sanflow("threshold", bundle, "--false-alarm-rate", 0.2, "--json"))
@@ -222,10 +224,12 @@ def test_what_threshold_says_of_a_value_by_hand(bundle: Path) -> None:
         (-1e9, f"below the score of every calibration part (at least {scores[0]:.6g})"),
         (between, ""),
     ):
-        done = sanflow("threshold", bundle, "--value", value)
-        assert words in " ".join(done.stderr.split())
-        assert bool(done.stderr.strip()) == bool(words)
-        assert "asked" not in done.stdout
+        for options in (("--value", value), ()):
+            done = sanflow("threshold", bundle, *options)
+            assert words in " ".join(done.stderr.split())
+            assert bool(done.stderr.strip()) == bool(words)
+            assert "set by hand, and" in done.stdout
+            assert "asked" not in done.stdout
 
 
 def test_threshold_says_what_a_triton_server_still_reads(bundle: Path) -> None:

@@ -190,6 +190,16 @@ def test_export_refuses_an_unknown_target(tiny_run: Path, tmp_path: Path) -> Non
     assert "'tflite' is not one of onnx, openvino" in fails(2, *words)
 
 
+def test_a_bundle_is_not_evaluated_on_what_its_threshold_rests_on(
+    tiny_bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(parts / "train", tmp_path / "train")
+    shutil.copytree(parts / "calibrate", tmp_path / "test")
+    said = fails(2, "evaluate", tiny_bundle, tmp_path)
+    assert "24 of 24 test images were used to make this model" in said
+    assert "(calibrate)" in said
+
+
 def test_threshold_refuses_options_that_contradict(tiny_bundle: Path) -> None:
     assert "choose one" in fails(
         2, "threshold", tiny_bundle, "--value", 1, "--false-alarm-rate", 0.1

@@ -88,16 +88,24 @@ def with_decisions(bundle: Bundle, decisions: Sequence[Decision]) -> Bundle:
         for graph, decision in zip(bundle.manifest.graphs, decisions, strict=True)
     )
     manifest = _sealed(dataclasses.replace(bundle.manifest, graphs=graphs))
-    # Beside the bundle, not in it: a file left by a power cut must not make it refusable.
-    part = bundle.path.parent / f".{bundle.path.name}.{secrets.token_hex(4)}.tmp"
+    data, name = serialise(manifest), f".{bundle.path.name}.{secrets.token_hex(4)}.tmp"
     with _os_errors(bundle.path / MANIFEST):
         try:
-            _write(part, serialise(manifest))
-            os.replace(part, bundle.path / MANIFEST)
-        finally:
-            part.unlink(missing_ok=True)
+            # Beside the bundle, not in it: a file left by a power cut must not make it refusable.
+            _replace(bundle.path.parent / name, data, bundle.path / MANIFEST)
+        except OSError:  # what lies beside it is another disk, as of a container, or read-only
+            _replace(bundle.path / name, data, bundle.path / MANIFEST)
         _sync(bundle.path)
     return Bundle.open(bundle.path)
+
+
+def _replace(part: Path, data: bytes, target: Path) -> None:
+    """Put the data in the target's place in one step, by way of the file `part`."""
+    try:
+        _write(part, data)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _sealed(draft: Manifest) -> Manifest:

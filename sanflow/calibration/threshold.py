@@ -65,11 +65,14 @@ class Threshold:
         """The value as a bundle decides with it; see `raised`."""
         return raised(self.value, score_relative)
 
-    def text(self) -> str:
-        """The guarantee in words, for people."""
+    def text(self, *, by_hand: bool = False) -> str:
+        """The guarantee in words, for people; a value that was set by hand is no part's score."""
         asked = self.false_alarm_rate != self.expected_rate
+        rests = f"score {self.rank} of {self.parts} good parts in order"
+        if by_hand:
+            rests = f"set by hand, and {self.rank} of {self.parts} good parts do not score more"
         return (
-            f"NG above {self.value:.6g}: score {self.rank} of {self.parts} good parts in order. "
+            f"NG above {self.value:.6g}: {rests}. "
             f"A new good part is NG with probability at most {_percent(self.expected_rate)}"
             f"{f' (asked: {_percent(self.false_alarm_rate)})' if asked else ''}, "
             "for parts exchangeable with these. "

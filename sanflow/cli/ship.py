@@ -175,35 +175,35 @@ def threshold(
         return replace(found, value=found.above())
 
     if rate is not None or value is not None:
-        with_decisions(
+        opened = with_decisions(
             opened, [_decided(g.decision, choose(g), rate) for g in opened.manifest.graphs]
         )
         if (served := opened.path.parent / "config.pbtxt").is_file():
             show.note(f"{served} still has the old threshold and digest: export again to change it")
-    chosen = choose(shown)
+    decision = opened.manifest.graph(precision).decision
+    low, high, asked = decision.band_low, decision.band_high, decision.false_alarm_rate
+    chosen = replace(choose(shown), band_low=low, band_high=high)  # the band that is in force
     if as_json:
         show.json_document(schema.dump(chosen))
     else:
-        show.say(chosen.text())
-        stated = shown.decision.false_alarm_rate if value is None and rate is None else None
-        if stated is not None:
-            show.say(f"It was chosen for at most {100 * stated:.3g} % of good parts.")
-        _warn_of(value, shown.scores)
-        show.say(f"Uncertain from {chosen.band_low:.6g} to {chosen.band_high:.6g}.")
+        show.say(chosen.text(by_hand=asked is None))
+        if rate is None and asked is not None:
+            show.say(f"It was chosen for at most {100 * asked:.3g} % of good parts.")
+        if asked is None:
+            _warn_of(decision.threshold, shown.scores)
+        show.say(f"Uncertain from {low:.6g} to {high:.6g}.")
 
 
-def _warn_of(value: float | None, scores: Sequence[float]) -> None:
+def _warn_of(value: float, scores: Sequence[float]) -> None:
     """A threshold by hand that no calibration part's score is near decides every part alike."""
-    if value is None:
-        return
     if value > scores[-1]:
         show.note(
-            f"--value {value:g} is above the score of every calibration part (at most "
+            f"the threshold {value:g} is above the score of every calibration part (at most "
             f"{scores[-1]:.6g}): a defect that scores less is OK"
         )
     elif value < scores[0]:
         show.note(
-            f"--value {value:g} is below the score of every calibration part (at least "
+            f"the threshold {value:g} is below the score of every calibration part (at least "
             f"{scores[0]:.6g}): good parts are NG"
         )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..bundle import Decision
     from ..data.config import DataConfig
     from ..data.layout import Sample
+    from ..evaluation.evaluate import Seen
     from ..imaging import PixelPath
 
 
@@ -33,8 +34,7 @@ class Subject:
     localises: bool
     """Whether its maps say where."""
     description: dict[str, str]
-    seen: Mapping[str, str]
-    """sha256 of files the model was made from, with their role; a bundle does not list them."""
+    seen: Seen
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _bundle(
 ) -> Iterator[Subject]:
     from ..data.config import DataConfig
     from ..data.layout import open_dataset
-    from ..evaluation.subject import bundle_subject
+    from ..evaluation.subject import bundle_subject, seen_pixels
     from ..runtime import Detector
 
     with Detector(path, engine, threads, precision=precision) as detector:
@@ -130,7 +130,7 @@ def _bundle(
             decision=graph.decision,
             localises=manifest.model.localises,
             description=bundle_subject(manifest, graph, path.resolve().name, name),
-            seen={},
+            seen=seen_pixels(detector.bundle),
         )
 
 

@@ -6,7 +6,6 @@ by the seed), which makes the first maps a fair sample of all; nothing is chosen
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .. import __version__
 from ..bundle import Decision
 from ..data.layout import GOOD, Sample
 from ..errors import DataError, EngineError
-from ..imaging import PixelPath, read_bytes
+from ..imaging import PixelPath
 from ..run import now
 from . import metrics
 from .bootstrap import (
@@ -41,6 +40,9 @@ from .result import SCHEMA, AtThreshold, Evaluation, ImageRecord, Kind, PixelCur
 Scorer = Callable[[Path], tuple[float, NDArray[np.float32]]]
 """From an image file to its raw score and its anomaly map (height, width)."""
 
+Seen = Callable[[Path], str | None]
+"""From an image file to the role that it had when the model was made; None if it had none."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
 
@@ -54,7 +56,7 @@ def evaluate(
     localises: bool = True,
     subject: Mapping[str, str] | None = None,
     root: Path | None = None,
-    seen: Mapping[str, str] | None = None,
+    seen: Seen | None = None,
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -63,9 +65,9 @@ def evaluate(
 
     Masks are compared with maps at the model's input size. `decision` adds the verdicts at its
     threshold. Where the maps do not say where (`localises` is false), there are no pixel metrics.
-    `root` shortens paths in the result. `seen` maps the sha256 of files that the model was made
-    from to their role; a test image among them raises DataError. Memory does not grow with the
-    images but for their scores and, per image, a histogram of a few kB.
+    `root` shortens paths in the result. `seen` tells the role that an image had when the model was
+    made; a test image with one raises DataError. Memory does not grow with the images but for their
+    scores and, per image, a histogram of a few kB.
     """
     if not samples:
         raise DataError("there are no test images; an evaluation needs test/good and test/<defect>")
@@ -225,10 +227,10 @@ def _score(
     return scores, counts, without_mask
 
 
-def _refuse_seen(samples: Sequence[Sample], seen: Mapping[str, str]) -> None:
+def _refuse_seen(samples: Sequence[Sample], seen: Seen) -> None:
     leaked = []
     for sample in samples:
-        role = seen.get(hashlib.sha256(read_bytes(sample.path)).hexdigest())
+        role = seen(sample.path)
         if role is not None:
             leaked.append(f"{sample.path} ({role})")
     if leaked:

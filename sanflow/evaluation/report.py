@@ -71,7 +71,7 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, Estimate | None, str]]:
         ("AUPRO@0.3", evaluation.aupro, "region overlap up to 30 % false-positive pixels"),
     ]
     if at is not None:
-        cards.append(("F1", at.f1, "at the calibrated threshold"))
+        cards.append(("F1", at.f1, "at the threshold"))
     return cards
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from .. import schema
-from ..bundle import Graph, Manifest
+from ..bundle import Bundle, Graph, Manifest
 from ..bundle.manifest import ModelInfo
 from ..config import RunConfig
+from ..imaging import pixel_sha256, read_bytes
 from ..model.options import AnyConfig
 from ..run import Run
-from .evaluate import Scorer
+from .evaluate import Scorer, Seen
 
 
 def run_scorer(run: Run, device: str = "cpu") -> Scorer:
@@ -32,10 +34,21 @@ def run_scorer(run: Run, device: str = "cpu") -> Scorer:
     return score
 
 
-def seen_images(run: Run) -> dict[str, str]:
-    """The sha256 of every image the run was trained or calibrated with, and its role."""
+def seen_images(run: Run) -> Seen:
+    """Which role an image file had in the run, by its bytes."""
     roles = run.record.data.roles
-    return {digest: role for role in ("train", "calibrate") for _, digest in roles.get(role, ())}
+    known = {digest: role for role in ("train", "calibrate") for _, digest in roles.get(role, ())}
+    return lambda path: known.get(hashlib.sha256(read_bytes(path)).hexdigest())
+
+
+def seen_pixels(bundle: Bundle) -> Seen:
+    """Whether an image is one of the calibration images that the bundle lists, by its pixels."""
+    known = bundle.manifest.references
+
+    def role(path: Path) -> str | None:
+        return "calibrate" if pixel_sha256(bundle.pixel_path.load(path)) in known else None
+
+    return role
 
 
 def run_subject(run: Run) -> dict[str, str]:

@@ -260,3 +260,20 @@ def test_a_bundle_on_a_full_or_read_only_disk_says_so(
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match=r"manifest\.json: cannot be written: .*Read-only"):
         with_decisions(bundle, [bundle.manifest.graph().decision])
+
+
+def test_a_bundle_that_is_a_mount_of_its_own_is_decided(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: beside it lies another disk."""
+    replace = os.replace
+
+    def within_a_disk(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(18, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_a_disk)
+    decision = dataclasses.replace(bundle.manifest.graph().decision, display_high=1.75)
+    assert with_decisions(bundle, [decision]).manifest.graph().decision == decision
+    assert not list(bundle.path.parent.glob(".*.tmp")) + list(bundle.path.glob(".*.tmp"))

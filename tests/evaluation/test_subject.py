@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +54,15 @@ def test_a_run_scores_as_its_model_does(run: Run, parts: TestSet) -> None:
     assert got.images[0].score == score
 
 
-def test_seen_images_are_those_of_train_and_calibrate(run: Run) -> None:
-    assert seen_images(run) == {"1" * 64: "train", "2" * 64: "calibrate"}
+def test_seen_images_are_those_of_train_and_calibrate(run: Run, tmp_path: Path) -> None:
+    known = {name: tmp_path / name for name in ("train", "calibrate", "new")}
+    for name, path in known.items():
+        path.write_text(name)
+    digests = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("train", "calibrate")}
+    roles = {name: ((name, digest),) for name, digest in digests.items()}
+    record = replace(run.record, data=replace(run.record.data, roles=roles))
+    seen = seen_images(replace(run, record=record))
+    assert [seen(known[n]) for n in known] == ["train", "calibrate", None]
 
 
 def test_a_runs_provenance_names_what_is_not_at_its_default(run: Run) -> None:
