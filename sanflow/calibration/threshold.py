@@ -33,6 +33,7 @@ from ..bundle.manifest import SMALL_SCORE
 from ..errors import CalibrationError, InputError
 
 USUAL_RATE = 0.01
+SMALLEST_RATE = 1e-6
 ROUNDING = 1e-4
 """Share of its value that a threshold is raised by; see `raised`."""
 
@@ -108,7 +109,7 @@ def conformal_threshold(
     """
     ordered = _ordered(scores)
     parts = len(ordered)
-    _check_probability("false_alarm_rate", false_alarm_rate)
+    _check_rate(false_alarm_rate)
     if confidence is not None:
         _check_probability("confidence", confidence)
     exceeding = _exceeding(parts, false_alarm_rate, confidence)
@@ -148,7 +149,7 @@ def parts_needed(false_alarm_rate: float, confidence: float | None = None) -> in
 
     Marginal: n >= 1/alpha - 1. With confidence c also (1 - alpha)^n <= 1 - c.
     """
-    _check_probability("false_alarm_rate", false_alarm_rate)
+    _check_rate(false_alarm_rate)
     needed = math.ceil(1 / _exact(false_alarm_rate)) - 1
     if confidence is not None:
         _check_probability("confidence", confidence)
@@ -293,6 +294,15 @@ def _ordered(scores: ArrayLike) -> NDArray[np.float64]:
 def _check_probability(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise InputError(f"{name} {value} must be between 0 and 1, both excluded")
+
+
+def _check_rate(value: float) -> None:
+    _check_probability("false_alarm_rate", value)
+    if value < SMALLEST_RATE:
+        raise InputError(
+            f"false_alarm_rate {value} is below one in a million, which takes more parts to bound "
+            "than can be photographed; give a larger one"
+        )
 
 
 def _exact(rate: float) -> Fraction:

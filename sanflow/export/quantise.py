@@ -230,9 +230,10 @@ class _Writer:
         """The int8 weights of a layer behind a DequantizeLinear, which the layer now reads.
 
         A convolution's bias takes back what the rounded weights add to channels of these `means`.
+        Layers that share weights (the head's windows) each get their own: they are rounded for
+        what each of them reads.
         """
-        name = node.input[1]
-        values = np.asarray(self.constants[name], np.float64)
+        values = np.asarray(self.constants[node.input[1]], np.float64)
         axis = 0 if node.op_type == "Conv" or _transposed(node) else values.ndim - 1
         scale = scales(values, axis)
         rounded = self.rounded.get(node.name, nearest(values, scale))
@@ -242,12 +243,12 @@ class _Writer:
                 means.reshape(-1, lost.shape[1]), len(lost) * lost.shape[1] // means.size, axis=0
             )
             self._bias(node, (lost * groups).sum(axis=1))
-        inputs = [
-            self._constant(f"{name}/int8", rounded),
-            self._constant(f"{name}/scale", scale.reshape(-1)),
-            self._constant(f"{name}/zero_point", np.zeros(scale.size, np.int8)),
-        ]
         label = f"{node.name}/weight"
+        inputs = [
+            self._constant(f"{label}/int8", rounded),
+            self._constant(f"{label}/scale", scale.reshape(-1)),
+            self._constant(f"{label}/zero_point", np.zeros(scale.size, np.int8)),
+        ]
         node.input[1] = label
         return (helper.make_node("DequantizeLinear", inputs, [label], label, axis=axis),)
 

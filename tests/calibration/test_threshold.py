@@ -130,6 +130,13 @@ def test_a_rate_that_is_no_probability_is_refused(rate: float) -> None:
         conformal_threshold(np.arange(100), rate)
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-20, 9e-7])
+def test_a_rate_that_no_number_of_parts_bounds_is_refused(rate: float) -> None:
+    for confidence in (None, 0.95):
+        with pytest.raises(InputError, match="below one in a million"):
+            conformal_threshold([1.0, 2.0], rate, confidence=confidence)
+
+
 def test_unusable_scores_are_refused() -> None:
     with pytest.raises(CalibrationError, match="no calibration scores"):
         conformal_threshold([], 0.1)

@@ -153,12 +153,14 @@ def test_weights_are_within_half_a_step_of_the_real_ones(
     made = quantise(graph, plan, ranges)
     before, after = constants_of(graph), constants_of(made)
     checked = 0
-    for name, weight in before.items():
-        if f"{name}/int8" in after:
-            scale = after[f"{name}/scale"].reshape(-1, *[1] * (weight.ndim - 1))
-            error = np.abs(weight - after[f"{name}/int8"] * scale.astype(np.float64))
+    for node in graph.graph.node:
+        label = f"{node.name}/weight"
+        if f"{label}/int8" in after:
+            weight = before[node.input[1]]
+            scale = after[f"{label}/scale"].reshape(-1, *[1] * (weight.ndim - 1))
+            error = np.abs(weight - after[f"{label}/int8"] * scale.astype(np.float64))
             assert (error <= 0.5001 * scale).all()
-            assert name not in after
+            assert node.input[1] not in after
             checked += 1
     assert checked > 20
 
@@ -220,7 +222,8 @@ def test_depthwise_layers_are_quantised_per_channel_and_padded_pixels_keep_their
     ]
     assert depthwise
     for node in depthwise:
-        assert scales[f"{node.input[1]}/scale"].shape == scales[f"{node.input[1]}/int8"].shape[:1]
+        label = f"{node.name}/weight"
+        assert scales[f"{label}/scale"].shape == scales[f"{label}/int8"].shape[:1]
     (wanted,), (found,) = run(graph, images, "map"), run(made, images, "map")
     assert np.abs(found - wanted).mean() < wanted.std()
 
@@ -368,14 +371,26 @@ def test_weights_that_were_rounded_for_their_inputs_are_shipped_and_serve_the_gr
     rounded = round_layers(graph, images, layers(graph, plan))
     made = quantise(graph, plan, ranges, rounded=rounded)
     after = constants_of(made)
-    weights = {n.name: n.input[1] for n in graph.graph.node if n.name in rounded}
     assert len(rounded) > 20
     for name, small in rounded.items():
-        assert np.array_equal(after[f"{weights[name]}/int8"], small)
+        assert np.array_equal(after[f"{name}/weight/int8"], small)
     (wanted,) = run(graph, images, "map")
     (plain,) = run(quantise(graph, plan, ranges), images, "map")
     (found,) = run(made, images, "map")
     assert np.abs(found - wanted).mean() < np.abs(plain - wanted).mean()
+
+
+def test_layers_that_share_weights_ship_each_its_own(images: list[NDArray[np.uint8]]) -> None:
+    """The bias takes back what the layer's own rounding adds, not another one's."""
+    graph = to_onnx(small_model(taps=(8, 16)))
+    plan = only(graph, "head")
+    rounded = round_layers(graph, images, layers(graph, plan))
+    readers = Counter(n.input[1] for n in graph.graph.node if n.name in rounded)
+    assert max(readers.values()) > 1, "the head's windows read the same weights"
+    ranges = observe(graph, images, tensors(graph, plan), "mse")
+    after = constants_of(quantise(graph, plan, ranges, rounded=rounded))
+    for name, small in rounded.items():
+        assert np.array_equal(after[f"{name}/weight/int8"], small)
 
 
 def test_a_bench_rounds_for_the_parts_that_it_is_given(images: list[NDArray[np.uint8]]) -> None:
@@ -387,5 +402,5 @@ def test_a_bench_rounds_for_the_parts_that_it_is_given(images: list[NDArray[np.u
     shipped = constants_of(onnx.load_from_string(data))
     for node in bench.graph.graph.node:
         if node.name in bench.rounded:
-            found = shipped[f"{node.input[1]}/int8"]
+            found = shipped[f"{node.name}/weight/int8"]
             assert np.array_equal(found, bench.rounded[node.name])
