@@ -134,8 +134,8 @@ def trials_table(trials: Sequence[Trial], target: Target) -> Table:
     ]
     columns = ("plan", "parts", "times as fast as FP32", "share of the contract", "contract")
     note = (
-        f"In {engine}; plan and FP32 took turns, five to forty inferences each: a busy machine moves "
-        "the ratios of one graph apart."
+        f"In {engine}; plan and FP32 took turns, five to forty inferences each: a busy machine "
+        "moves the ratios of one graph apart."
     )
     return Table("What was tried", columns, tuple(rows), note)
 
