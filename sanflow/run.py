@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -155,25 +157,48 @@ def write_run(path: Path, record: RunRecord, model: Method[Any]) -> Run:
 def write_model(path: Path, model: Method[Any]) -> None:
     """Replace the model file of the run folder `path`."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    replace_file(path / MODEL, lambda file: save_file(tensors, file))
+
+    def write(file: Path) -> None:
+        try:
+            save_file(tensors, file)
+        except SafetensorError as error:
+            refused = re.search(r"I/O error: (.+?)(?: \(os error \d+\))?$", str(error))
+            if refused is None:
+                raise
+            raise OSError(refused[1]) from error
+
+    replace_file(path / MODEL, write)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, what the system refuses, because the disk is full, say, is an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place, safe against power loss."""
+    """Let `write` fill a file beside `path`, then put it in its place, safe against power loss.
+
+    Raises InputError where it cannot be written; `path` is then what it was.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode
-        write(partial)
-        partial.chmod(mode)  # safetensors makes its files readable by their owner only
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
-        folder = os.open(path.parent, os.O_RDONLY)
+    with writing(path):
         try:
-            os.fsync(folder)
+            partial.touch()
+            mode = partial.stat().st_mode
+            write(partial)
+            partial.chmod(mode)  # safetensors makes its files readable by their owner only
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
         finally:
-            os.close(folder)
+            partial.unlink(missing_ok=True)
+        if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from sanflow.config import RunConfig
 from sanflow.data.config import DataConfig
@@ -73,6 +74,29 @@ def test_the_model_alone_can_be_replaced(tmp_path: Path) -> None:
     assert run.model().level_max.tolist() == [2.5, 2.5, 2.5]
 
 
+def test_a_disk_that_is_full_is_said_and_the_old_model_stays(
+    tmp_path: Path, model: SANFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, RECORD, model)
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def refuse(reason: str) -> None:
+        def save(*_: object) -> None:
+            raise SafetensorError(reason)
+
+        monkeypatch.setattr("sanflow.run.save_file", save)
+
+    refuse(words)
+    expected = r"model\.safetensors: cannot be written: No space left on device$"
+    with pytest.raises(InputError, match=expected):
+        write_model(run.path, model)
+    refuse("Error while serializing: of our own making")
+    with pytest.raises(SafetensorError, match="of our own making"):
+        write_model(run.path, model)
+    run.model()
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run: no run\.json in it; make one with"):
         open_run(tmp_path)
@@ -119,7 +143,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
         partial.write_text("half", encoding="utf-8")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="file: cannot be written: disk full"):
         replace_file(path, crash)
     assert path.read_text(encoding="utf-8") == "old"
     replace_file(path, lambda partial: partial.write_text("new", encoding="utf-8"))

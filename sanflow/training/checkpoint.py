@@ -43,7 +43,15 @@ def save(run: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
     """Replace RUN/checkpoint.pt; after a power loss it is the old one or this one, whole."""
     # Not asdict: it would copy every tensor.
     values = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
-    replace_file(run / name, lambda part: torch.save(values, part))
+
+    def write(part: Path) -> None:
+        try:
+            with part.open("wb") as file:  # given a path, torch does not say what the system said
+                torch.save(values, file)
+        except RuntimeError as error:  # torch ends its archive even when it could not be written
+            raise error.__context__ or error from None
+
+    replace_file(run / name, write)
 
 
 def load(run: Path, name: str = NAME) -> Checkpoint | None:

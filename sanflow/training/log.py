@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..run import replace_file
+from ..run import replace_file, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -72,17 +72,22 @@ class Board:
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        self._writer: SummaryWriter = SummaryWriter(run / TENSORBOARD, purge_step=step)
+        self._path = run / TENSORBOARD
+        with writing(self._path):
+            self._writer: SummaryWriter = SummaryWriter(self._path, purge_step=step)
 
     def write(self, group: str, values: Mapping[str, float], step: int) -> None:
         """Scalars `group/name` at optimiser step `step`."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        with writing(self._path):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        self._writer.flush()
+        with writing(self._path):
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is buffered and end."""
-        self._writer.close()
+        with writing(self._path):
+            self._writer.close()

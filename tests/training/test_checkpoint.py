@@ -50,7 +50,7 @@ def test_a_crash_while_writing_leaves_the_previous_one(
     for name in ("fsync", "replace"):
         with monkeypatch.context() as crashing:
             crashing.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError("power lost")))
-            with pytest.raises(OSError, match="power lost"):
+            with pytest.raises(InputError, match="power lost"):
                 checkpoint.save(tmp_path, a_checkpoint(2))
         read = checkpoint.load(tmp_path)
         assert read is not None

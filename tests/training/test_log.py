@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sanflow.errors import InputError
 from sanflow.training.log import METRICS, TENSORBOARD, Board, Clock, write_metrics
 
 
@@ -33,6 +35,21 @@ def test_board_purges_the_steps_of_a_lost_epoch(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
     read = [(e.step, e.value) for e in events.Scalars("train/loss")]
     assert read == [(s, 1.0) for s in range(4)] + [(s, 2.0) for s in range(4, 8)]
+
+
+# The thread that could not write says so itself, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_board_on_a_full_disk(small_disk: Path, fill: Callable[[], Path]) -> None:
+    board = Board(small_disk, 0)
+    fill()
+
+    def write() -> None:
+        for step in range(1000):
+            board.write("train", {"loss": 1.0}, step)
+
+    for act in (write, board.flush, board.close, lambda: Board(small_disk / "new", 0)):
+        with pytest.raises(InputError, match="tensorboard: cannot be written: No space left"):
+            act()
 
 
 def test_eta_is_the_pace_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

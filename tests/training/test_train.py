@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +170,36 @@ def test_a_signal_loses_at_most_the_epoch_in_progress(
     assert [r["epoch"] for r in rows(out)] == ["1", "2", "3", "4"]
     assert [r["loss"] for r in rows(out)] == [r["loss"] for r in rows(whole.path)]
     assert (out / MODEL).read_bytes() == (whole.path / MODEL).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("moment", "file", "kept"),
+    [(("scale", 0), MODEL, []), (("train", 2), checkpoint.NAME, ["1"])],
+)
+def test_a_full_disk_loses_at_most_the_epoch_in_progress(
+    parts: Path,
+    small_disk: Path,
+    fill: Callable[[], Path],
+    config: RunConfig,
+    moment: tuple[str, int],
+    file: str,
+    kept: list[str],
+) -> None:
+    def filling(status: Status) -> None:
+        if (status.phase, status.epoch) == moment:
+            fill()
+
+    out = small_disk / "run"
+    said = rf"run/{file}: cannot be written: No space left on device$"
+    with pytest.raises(InputError, match=said):
+        train(parts, out, config, device="cpu", progress=filling)
+    assert not kept or [r["epoch"] for r in rows(out)] == kept
+
+    fill().unlink()
+    seen: list[Status] = []
+    train(parts, out, config, resume=True, device="cpu", progress=seen.append)
+    assert min(s.epoch for s in seen if s.phase == "train") == len(kept) + 1
+    assert [r["epoch"] for r in rows(out)] == ["1", "2", "3", "4"]
 
 
 def test_other_images_than_the_run_began_with_are_refused(
