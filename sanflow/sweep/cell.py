@@ -26,6 +26,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.report import write_report
 from ..evaluation.result import Evaluation
 from ..evaluation.subject import run_scorer, run_subject, seen_images
+from ..export.asked import known_precision, known_target
 from ..export.export import export_run
 from ..export.reference import run_reference
 from ..run import Run, now, versions
@@ -46,6 +47,7 @@ def run_cell(folder: CellFolder, say: Callable[[str], None]) -> Result:
     """
     cell, clock = folder.cell, _Clock(say)
     torch.set_num_threads(cell.threads)
+    known_precision(cell.precision, known_target(cell.target))  # hours before it is exported
     with clock("train"):
         run = train(
             Path(cell.root),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import schema
 from ..data.config import Layout
-from ..errors import ConfigError
+from ..errors import ConfigError, EngineError, InputError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -101,6 +102,7 @@ def read_sweep(path: Path) -> Sweep:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     fields, fields_of = (values.pop(name, {}) for name in ("set", "set_for"))
     config = schema.load(SweepConfig, values, path.name)
+    _require_known(config, path.name)
     for name, table in (("set", fields), ("set_for", fields_of)):
         if not isinstance(table, dict):
             raise ConfigError(f"{path.name}.{name}: expected a table, got {table!r}")
@@ -111,6 +113,20 @@ def read_sweep(path: Path) -> Sweep:
                 f"{', '.join(config.methods)}"
             )
     return Sweep(config, path.resolve().parent, fields, fields_of)
+
+
+def _require_known(config: SweepConfig, where: str) -> None:
+    """ConfigError for a target, precision or device that no machine has."""
+    # Not above: the process of a cell reads this file before it can say that a package is missing.
+    from ..export.asked import known_precision, known_target
+    from ..training.train import known_device
+
+    try:
+        known_device(config.device)
+        with suppress(EngineError):  # of this machine; a cell asks the one that it runs on
+            known_precision(config.precision, known_target(config.target))
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def flat(values: Mapping[str, Any], name: str = "") -> dict[str, Any]:

@@ -100,10 +100,23 @@ class CellFolder:
         path = self.path / ATTEMPTS
         return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
 
+    def differing(self, cell: Cell) -> str:
+        """In words, what the folder was begun with that `cell` has not; empty if it is the same."""
+        if not (self.path / CELL).is_file():
+            return ""
+        was, now_ = flat(_read(self.path / CELL)), flat(schema.dump(cell))
+        found = [
+            f"{name} = {now_.get(name)!r} (was {was.get(name)!r})"
+            for name in (was | now_)
+            if was.get(name) != now_.get(name)
+        ]
+        return f"was begun with other values: {'; '.join(found[:5])}" if found else ""
+
     def prepare(self, cell: Cell) -> None:
         """Write what the cell is; ConfigError where the folder holds another one."""
+        if differing := self.differing(cell):
+            raise ConfigError(f"{self.path} {differing}; give another --out, or remove this folder")
         if (self.path / CELL).is_file():
-            self._require_same(cell)
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self._write(CELL, cell)
@@ -131,19 +144,6 @@ class CellFolder:
     def _write(self, name: str, value: object) -> None:
         text = json.dumps(schema.dump(value), indent=1, ensure_ascii=False) + "\n"
         replace_file(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
-
-    def _require_same(self, cell: Cell) -> None:
-        was, now_ = flat(_read(self.path / CELL)), flat(schema.dump(cell))
-        differing = [
-            f"{name} = {now_.get(name)!r} (was {was.get(name)!r})"
-            for name in (was | now_)
-            if was.get(name) != now_.get(name)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{self.path} was begun with other values: {'; '.join(differing[:5])}; give "
-                "another --out, or remove this folder"
-            )
 
 
 def _read(path: Path) -> dict[str, object]:

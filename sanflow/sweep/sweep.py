@@ -69,11 +69,17 @@ def run_sweep(
 
 
 def overview(sweep: Sweep, out: Path) -> list[tuple[str, str]]:
-    """Every cell's name, and whether it is done, failed, begun or open."""
+    """Every cell's name, and whether it is refused, done, failed, begun or open.
+
+    InputError where `out` cannot be used, as for the sweep itself.
+    """
+    _require_usable(out)
     rows = []
     for cell in plan(sweep):
         folder = CellFolder(out / CELLS / cell.name)
-        if folder.result is not None:
+        if differing := folder.differing(cell):
+            state = f"refused: {differing}"
+        elif folder.result is not None:
             state = "done"
         elif folder.failure is not None:
             state = f"failed: {folder.failure.error}"

@@ -193,13 +193,18 @@ def _finish(out: Path, record: RunRecord, model: Method[Any]) -> Run:
     return run
 
 
-def _device(name: str, group: Group) -> torch.device:
+def known_device(name: str) -> torch.device:
+    """The device of this name, on this machine or another; InputError if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        return torch.device(name)
     except RuntimeError:
         raise InputError(f"device {name!r} is not one; give auto, cpu, cuda or cuda:N") from None
+
+
+def _device(name: str, group: Group) -> torch.device:
+    device = known_device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = int(os.environ["LOCAL_RANK"]) if group.world > 1 else device.index or 0

@@ -9,9 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sanflow.cli import app
-from sanflow.errors import ConfigError, DataError, InputError
+from sanflow.errors import ConfigError, DataError, EngineError, InputError
 from sanflow.imaging import read, write_png
+from sanflow.sweep.cell import run_cell
 from sanflow.sweep.config import Sweep, read_sweep
+from sanflow.sweep.folder import CellFolder
 from sanflow.sweep.plan import check_data, plan
 
 
@@ -69,11 +71,29 @@ def test_every_category_of_a_public_data_set(parts: Path, toml: Path, tmp_path: 
         ("epochs = 2", "epochs = 0", "epochs"),
         ("[set]", "[set_for.sanflwo]", "set_for.sanflwo: expected a table for one of the methods"),
         ("seeds = [0, 1]", "seeds = [0, 1", "not a TOML file"),
+        ("seeds =", 'target = "onyx"\nseeds =', "tiny.toml: target 'onyx' is not one of onnx, "),
+        ("seeds =", 'precision = "fp31"\nseeds =', "precision 'fp31' is not one of fp32, fp16"),
+        ("seeds =", 'precision = "bf16"\nseeds =', "bf16 needs the target openvino, not onnx"),
+        ("seeds =", 'device = "gpu"\nseeds =', "device 'gpu' is not one; give auto, cpu, cuda or"),
     ],
 )
 def test_a_bad_value_is_named(toml: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(read_sweep(changed(toml, old, new)))
+
+
+def test_a_precision_that_only_another_machine_has(
+    toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be Ray's; the machine of a cell says so before it trains."""
+    monkeypatch.setattr("sanflow.export.asked.has_bf16", lambda: False)
+    changed(toml, "seeds =", 'target = "openvino"\nprecision = "bf16"\nseeds =')
+    cell = plan(read_sweep(toml))[0]
+    folder = CellFolder(tmp_path / "cell")
+    folder.prepare(cell)
+    with pytest.raises(EngineError, match="this processor has no BF16 products"):
+        run_cell(folder, print)
+    assert not (folder.path / "run").exists()
 
 
 def test_a_missing_category(toml: Path, parts: Path) -> None:
@@ -166,6 +186,7 @@ def test_a_texture_folder_that_is_not_there(toml: Path) -> None:
 def test_a_bad_option(toml: Path, tiny: Sweep, words: list[str], message: str) -> None:
     places = {"file": str(toml), "folder": str(toml.parent)}
     given = [word.format(**places) for word in words]
-    done = CliRunner().invoke(app, ["sweep", str(toml), *given])
-    assert done.exit_code == InputError.exit_code, done.output
-    assert message in " ".join(done.stderr.split())
+    for command in (["sweep", str(toml), *given], ["sweep", str(toml), *given, "--plan"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == InputError.exit_code, done.output
+        assert message in " ".join(done.stderr.split())

@@ -134,6 +134,8 @@ def test_another_configuration_is_not_mixed_in(
     toml.write_text(toml.read_text("utf-8").replace("epochs = 2", "epochs = 3"), "utf-8")
     with pytest.raises(ConfigError, match=r"config.optim.epochs = 3 \(was 2\); give another --out"):
         run_sweep(read_sweep(toml), out, local_engine(1))
+    refused = "refused: was begun with other values: config.optim.epochs = 3 (was 2)"
+    assert dict(overview(read_sweep(toml), out)) == {FIRST: refused, SECOND: refused}
 
 
 def test_more_seeds_are_added_to_a_sweep(
