@@ -113,9 +113,10 @@ def test_train_writes_a_calibrated_run_with_its_configuration(tiny_run: Path) ->
 
 
 def test_resume_takes_the_configuration_of_the_run(tiny_run: Path, parts: Path) -> None:
-    """Without options of its own: the preset's defaults must not be asked of a tiny run."""
-    done = sanflow("train", parts, "--out", tiny_run, "--resume")
-    assert "1 epoch trained" in done.stdout
+    """The preset's defaults must not be asked of a tiny run, whatever else is given."""
+    for given in ([], ["--epochs", 1, "--method", "sanflow", "--set", "model.blocks=2"]):
+        done = sanflow("train", parts, "--out", tiny_run, "--resume", *given)
+        assert "1 epoch trained" in done.stdout
 
 
 def test_check_reports_as_json(parts: Path) -> None:

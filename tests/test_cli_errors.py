@@ -134,8 +134,25 @@ def test_train_does_not_overwrite_a_run(tiny_run: Path, parts: Path) -> None:
 
 
 def test_train_does_not_resume_with_another_configuration(tiny_run: Path, parts: Path) -> None:
-    words = ("train", parts, "--out", tiny_run, "--resume", "--preset", "edge")
-    assert "the run has" in fails(2, *words)
+    """Only what was given can differ: no other option brings a preset's values back."""
+    words = ("train", parts, "--out", tiny_run, "--resume")
+    assert "the run has" in fails(2, *words, "--preset", "edge")
+    for given, named in (
+        (["--epochs", 4, "--size", 64], "optim.epochs = 4 (the run has 1)"),
+        (["--method", "cflow"], "model.method = 'cflow' (the run has 'sanflow')"),
+    ):
+        message = fails(2, *words, *given)
+        assert f"cannot continue {tiny_run} with {named}; give the same" in message
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_train_on_data_that_moved_names_its_own_argument(
+    there: bool, tiny_run: Path, tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / "moved").mkdir()
+    message = fails(2, "train", tmp_path / "moved", "--out", tiny_run, "--resume")
+    assert "(DATA of train, --data of the other commands)" in message
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ three levels: another thousand images would move it by little and cost minutes. 
 no stretch of a production out; m_k only weighs the levels, the threshold is not taken from it.
 """
 BATCH = 8
+_WHERE = "DATA of train, --data of the other commands"
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
@@ -224,7 +225,7 @@ def _evenly(items: Sequence[tuple[str, str]], most: int) -> tuple[tuple[str, str
 def _check(root: Path, images: Sequence[tuple[str, str]]) -> None:
     """Every image is there and has the content that the run recorded."""
     if not root.is_dir():
-        raise DataError(f"{root}: the run's data set is not there; say where it lies with --data")
+        raise DataError(f"{root}: the run's data set is not there; say where it lies ({_WHERE})")
     missing, changed = [], []
     for name, digest in images:
         path = root / name
@@ -240,7 +241,7 @@ def _check(root: Path, images: Sequence[tuple[str, str]]) -> None:
     if problems:
         raise DataError(
             f"{root}: of {len(images)} images that the run recorded, {' and '.join(problems)}; "
-            "restore them, give the folder they lie in with --data, or train again"
+            f"restore them, say where they lie ({_WHERE}), or train again"
         )
 
 

@@ -155,7 +155,7 @@ def false_alarm_rate(asked: float | None, calibration: Calibration) -> float:
 
 
 def run_config(
-    preset: str | None = None,
+    base: str | RunConfig | None = None,
     config: Path | None = None,
     sets: list[str] | None = None,
     *,
@@ -164,7 +164,7 @@ def run_config(
     roi: str | None = None,
     **fields: object,
 ) -> RunConfig:
-    """The preset, then the TOML file, then `--set`, then the flags; a later one wins.
+    """The preset or configuration, then the TOML file, then `--set`, then the flags; a later wins.
 
     `fields` are dotted names with `__` for the dot; None means the flag was not given.
     Raises ConfigError for an unknown field or a bad value, InputError for a malformed flag.
@@ -177,7 +177,7 @@ def run_config(
         overrides["model.height"], overrides["model.width"] = _size(size)
     if roi is not None:
         overrides["data.roi"] = _roi(roi)
-    return load_config(preset, config, overrides, method)
+    return load_config(base, config, overrides, method)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -156,7 +156,7 @@ def train(
     Ctrl-C and a power cut lose at most the epoch in progress; --resume continues.
     """
     from ..calibration.calibrate import calibrate as calibrate_run
-    from ..run import RECORD
+    from ..run import RECORD, open_run
     from ..training.train import train as train_run
 
     flags: dict[str, Any] = {
@@ -171,12 +171,11 @@ def train(
         "data__layout": layout,
         "data__category": category,
     }
-    given = [preset, config, sets, *flags.values()]
-    # A run knows its configuration: resumed without a flag, it goes on with its own.
-    own = resume and not any(value is not None for value in given)
-    if resume and not (out / RECORD).exists():
+    # A run knows its configuration: resumed, only what is given could be another.
+    own = open_run(out).config if resume and (out / RECORD).exists() else None
+    if resume and own is None:
         show.note(f"{out}: no run to resume there; training begins anew")
-    chosen = None if own else run_config(preset, config, sets, **flags)
+    chosen = run_config(preset or own, config, sets, **flags)
     with show.training() as progress:
         run = train_run(
             data,

@@ -66,6 +66,8 @@ def continued_config(given: RunConfig | None, run: Run) -> RunConfig:
         f"{name} = {now!r} (the run has {was!r})"
         for name, was, now in _differences(schema.dump(stored), schema.dump(given), "")
         if name not in {f"optim.{field}" for field in RESULT_FREE}
+        # Another method has other fields and defaults: that it is another one says it all.
+        and (given.method == stored.method or name == "model.method")
     ]
     if differing:
         raise ConfigError(

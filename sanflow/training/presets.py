@@ -82,15 +82,17 @@ def preset(name: str | None = None, method: str | None = None) -> RunConfig:
 
 
 def load_config(
-    base: str | None = None,
+    base: str | RunConfig | None = None,
     toml: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     method: str | None = None,
 ) -> RunConfig:
     """A preset, then the values of a TOML file, then single fields ("optim.epochs": 5).
 
-    Where `method` is not given, a `model.method` among the values chooses the presets. Raises
-    ConfigError with the nearest name for an unknown field, with its path for a bad value.
+    Where `method` is not given, a `model.method` among the values chooses the presets. `base` may
+    be a configuration instead; one of another method than is asked for gives way to that method's
+    preset. Raises ConfigError with the nearest name for an unknown field, with its path for a bad
+    value.
     """
     given = {} if toml is None else _read(toml)
     for name, value in (overrides or {}).items():
@@ -99,7 +101,12 @@ def load_config(
         _merge(given, value)
     model = given.get("model")
     asked = model.get("method") if isinstance(model, Mapping) else None
-    values = schema.dump(preset(base, method or (asked if isinstance(asked, str) else None)))
+    chosen = method or (asked if isinstance(asked, str) else None)
+    if isinstance(base, RunConfig):
+        begin = base if chosen in (None, base.method) else preset(None, chosen)
+    else:
+        begin = preset(base, chosen)
+    values = schema.dump(begin)
     _merge(values, given)
     try:
         return schema.load(RunConfig, values)
