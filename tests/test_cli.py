@@ -240,18 +240,6 @@ def test_threshold_says_what_a_triton_server_still_reads(bundle: Path) -> None:
     assert f"{bundle.parent / 'config.pbtxt'} still has the old threshold" in done.stderr
 
 
-def test_an_unfinished_run_is_shipped_with_a_note(tiny_run: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    record = json.loads((run / "run.json").read_text())
-    record["progress"]["finished"] = False
-    record["config"]["optim"]["epochs"] = 3
-    (run / "run.json").write_text(json.dumps(record))
-    done = sanflow("calibrate", run)
-    assert f"{run}: trained for 1 of 3 epochs" in done.stderr
-    assert "--resume" in done.stderr
-    assert "trained for" not in sanflow("calibrate", tiny_run).stderr
-
-
 def test_verify_compares_goldens_and_own_images(
     tiny_bundle: Path, tiny_run: Path, parts: Path
 ) -> None:

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from sanflow.bundle import Bundle
 from sanflow.bundle.spelling import digest, serialise
 from sanflow.cli import app
+from sanflow.training import checkpoint
+from sanflow.training.checkpoint import Checkpoint
 
 
 def fails(code: int, *words: object) -> str:
@@ -153,6 +155,27 @@ def test_train_on_data_that_moved_names_its_own_argument(
         (tmp_path / "moved").mkdir()
     message = fails(2, "train", tmp_path / "moved", "--out", tiny_run, "--resume")
     assert "(DATA of train, --data of the other commands)" in message
+
+
+@pytest.mark.parametrize("command", ["calibrate", "export", "evaluate"])
+def test_a_run_that_is_not_finished(
+    command: str, tiny_run: Path, parts: Path, tmp_path: Path
+) -> None:
+    """Whatever is calibrated; how far it came stands in its checkpoint."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["progress"] = {"epochs_done": 0, "finished": False}
+    record["config"]["optim"]["epochs"] = 3
+    (run / "run.json").write_text(json.dumps(record))
+    before = sorted(run.iterdir())
+    rest = {"calibrate": [], "export": ["--out", tmp_path / "b"], "evaluate": [parts]}[command]
+    go_on = f"`sanflow train {parts} --out {run} --resume`"
+    assert f"{run}: trained for 0 of 3 epochs so far" in fails(2, command, run, *rest)
+    checkpoint.save(run, Checkpoint({}, {}, {}, [{"epoch": 1}, {"epoch": 2}]))
+    message = fails(2, command, run, *rest)
+    assert f"{run}: trained for 2 of 3 epochs so far; first finish it: {go_on}" in message
+    assert sorted(run.iterdir()) == sorted([*before, run / checkpoint.NAME])
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from . import show
 if TYPE_CHECKING:
     from ..calibration.calibrate import Calibration
     from ..config import RunConfig
+    from ..run import Run
     from ..runtime.setting import CudaChoice, Gpu
 
 DataArgument = Annotated[
@@ -138,6 +139,22 @@ def gpu_options(cuda_backend: CudaChoice, allow_fallback: bool) -> Gpu | None:
 
     asked = Gpu(cuda_backend, allow_fallback)
     return None if asked == Gpu() else asked
+
+
+def finished_run(path: Path) -> Run:
+    """The run in the folder `path`; InputError if it is none, or its training has not ended."""
+    from ..run import open_run
+    from ..training import checkpoint
+
+    run = open_run(path)
+    if not run.record.progress.finished:
+        kept = checkpoint.load(path)
+        done = len(kept.history) if kept else 0
+        raise InputError(
+            f"{path}: trained for {done} of {run.config.optim.epochs} epochs so far; first finish "
+            f"it: `sanflow train {run.record.data.root} --out {path} --resume`"
+        )
+    return run
 
 
 def false_alarm_rate(asked: float | None, calibration: Calibration) -> float:

@@ -23,6 +23,7 @@ from .options import (
     RunArgument,
     ThreadsOption,
     false_alarm_rate,
+    finished_run,
 )
 
 if TYPE_CHECKING:
@@ -85,12 +86,10 @@ def export(
     from ..calibration.calibrate import load_calibration
     from ..export.export import export_run, prepare
     from ..export.triton import export_model
-    from ..run import open_run
 
     if out is None and not explain:
         raise InputError("--out was not given: say where to write, or --explain to write nothing")
-    opened = open_run(run)
-    show.unfinished(opened)
+    opened = finished_run(run)
     asked = false_alarm_rate(rate, load_calibration(opened))
     with show.counting_with_lines("exporting") as (progress, line):
         options: dict[str, Any] = {

@@ -26,7 +26,6 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..run import Run
     from ..runtime.line.output import StationState
     from ..runtime.records import Record
     from ..training.log import Status
@@ -66,16 +65,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """One line on standard error, beside the result."""
     typer.echo(text, err=True)
-
-
-def unfinished(run: Run) -> None:
-    """A note if training was stopped: what is there is calibrated and shipped all the same."""
-    progress = run.record.progress
-    if not progress.finished:
-        note(
-            f"{run.path}: trained for {progress.epochs_done} of {run.config.optim.epochs} epochs; "
-            "`sanflow train DATA --out RUN --resume` goes on"
-        )
 
 
 def station(state: StationState) -> None:

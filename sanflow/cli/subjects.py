@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError, InputError
-from .options import false_alarm_rate
+from .options import false_alarm_rate, finished_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,9 +79,8 @@ def _run(
     from ..calibration.calibrate import load_calibration
     from ..data.layout import open_dataset
     from ..evaluation.subject import run_scorer, run_subject, seen_images
-    from ..run import open_run
 
-    run = open_run(path)
+    run = finished_run(path)
     calibration = load_calibration(run)
     dataset = open_dataset(data, _changed(run.config.data, given))
     return Subject(

@@ -35,6 +35,7 @@ from .options import (
     TexturesOption,
     ThreadsOption,
     false_alarm_rate,
+    finished_run,
     run_config,
 )
 
@@ -206,10 +207,8 @@ def calibrate(
 ) -> None:
     """Fix a run's score constants and score its held-out good parts (train does it, too)."""
     from ..calibration.calibrate import calibrate as calibrate_run
-    from ..run import open_run
 
-    opened = open_run(run)
-    show.unfinished(opened)
+    opened = finished_run(run)
     with show.counting("calibrating") as progress:
         calibration = calibrate_run(opened, data, device=device, progress=progress)
     threshold = calibration.threshold(false_alarm_rate(rate, calibration))

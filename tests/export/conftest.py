@@ -20,7 +20,7 @@ from sanflow.model.config import SanflowConfig
 from sanflow.model.methods import METHODS
 from sanflow.model.sanflow import SANFlow
 from sanflow.model.weights import WeightsInfo
-from sanflow.run import DataRecord, Run, RunRecord, write_run
+from sanflow.run import DataRecord, Progress, Run, RunRecord, write_run
 
 torch.set_num_threads(1)
 
@@ -76,6 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         config=config,
         data=DataRecord(str(root), "folder", "0" * 64, roles),
         weights=WeightsInfo("none"),
+        progress=Progress(finished=True),
     )
     made = write_run(tmp_path_factory.mktemp("run"), record, SANFlow(config.model).eval())
     calibrate(made)
