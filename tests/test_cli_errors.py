@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from sanflow.bundle import Bundle
 from sanflow.bundle.spelling import digest, serialise
 from sanflow.cli import app
+from sanflow.runtime.ort import OrtEngine
 from sanflow.training import checkpoint
 from sanflow.training.checkpoint import Checkpoint
 
@@ -452,6 +453,35 @@ def test_a_system_error_is_input(opening: Callable[[BaseException], None]) -> No
 def test_ctrl_c_is_130(opening: Callable[[BaseException], None]) -> None:
     opening(KeyboardInterrupt())
     assert "interrupted" in fails(130, "threshold", "bundle")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("layout", ["bundle", "triton"])
+def test_a_signal_ends_an_export_with_nothing_left(
+    layout: str,
+    number: signal.Signals,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While an engine replays the staged bundle: what it raises is made an error of the engine."""
+    staged: list[Path] = []
+
+    def run(engine: OrtEngine, images: object) -> object:
+        staged.extend(tmp_path.rglob("model.onnx"))
+        os.kill(os.getpid(), number)
+        return engine
+
+    monkeypatch.setattr(OrtEngine, "_run", run)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        words = ("export", tiny_run, "--out", tmp_path / "b", "--layout", layout)
+        assert f"{number.name}: export stopped; {tmp_path / 'b'} is as it was" in fails(130, *words)
+    finally:
+        signal.signal(number, before)
+    assert len(staged) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -81,17 +81,20 @@ def export(
     """Turn a run into a bundle, if its engine gives PyTorch's verdicts.
 
     A precision below fp32 has to pass the gate: on held-out good parts, synthetic anomalies and
-    the labelled defects you give, no verdict may flip outside the uncertain band.
+    the labelled defects you give, no verdict may flip outside the uncertain band. Ctrl-C leaves
+    what is at --out as it was.
     """
     from ..calibration.calibrate import load_calibration
     from ..export.export import export_run, prepare
     from ..export.triton import export_model
+    from ..training.interrupt import interruptible
 
     if out is None and not explain:
         raise InputError("--out was not given: say where to write, or --explain to write nothing")
     opened = finished_run(run)
     asked = false_alarm_rate(rate, load_calibration(opened))
-    with show.counting_with_lines("exporting") as (progress, line):
+    message = "export stopped" + (f"; {out} is as it was" if out else "")
+    with interruptible(message), show.counting_with_lines("exporting") as (progress, line):
         options: dict[str, Any] = {
             "precision": precision,
             "activation": activation,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: one clear message, and nothing finished is lost."""
+"""Ctrl-C and SIGTERM while something long is made: one clear message, and it ends in good order."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def interruptible(message: str) -> Iterator[None]:
     """Within, the first SIGINT or SIGTERM raises Interrupted(message); a second one acts as before.
 
+    An exception that this one became on its way out, such as an engine's, leaves as Interrupted.
     Python delivers signals to the main thread only; elsewhere this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopped: Interrupted | None = None
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore() -> None:
@@ -29,12 +31,18 @@ def interruptible(message: str) -> Iterator[None]:
             signal.signal(number, handler)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
         restore()
-        raise Interrupted(f"{signal.Signals(number).name}: {message}")
+        stopped = Interrupted(f"{signal.Signals(number).name}: {message}")
+        raise stopped
 
     for number in SIGNALS:
         signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        if stopped is None or error is stopped:
+            raise
+        raise stopped from error
     finally:
         restore()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sanflow.errors import Interrupted
+from sanflow.errors import EngineError, Interrupted
 from sanflow.training.interrupt import interruptible
 
 
@@ -20,6 +20,21 @@ def test_a_signal_raises_with_the_message_and_handlers_come_back(number: signal.
         os.kill(os.getpid(), number)
     assert stopped.value.exit_code == 130
     assert signal.getsignal(number) is before
+
+
+def test_what_became_of_it_on_its_way_out_is_still_an_interruption() -> None:
+    """Engines' own errors are caught in one place, and a signal may come while they work."""
+
+    def infer() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            raise EngineError("inference failed") from error
+
+    with pytest.raises(Interrupted, match="SIGTERM: resume it"), interruptible("resume it"):
+        infer()
+    with pytest.raises(EngineError), interruptible("resume it"):
+        raise EngineError("of its own")
 
 
 def test_a_second_signal_acts_as_without_us() -> None:
