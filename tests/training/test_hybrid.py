@@ -15,7 +15,7 @@ from sanflow.config import HybridConfig, RunConfig
 from sanflow.data.config import DataConfig, TextureConfig
 from sanflow.data.layout import open_dataset
 from sanflow.errors import ConfigError, DataError, SanflowError
-from sanflow.imaging import write_png
+from sanflow.imaging import PixelPath, write_png
 from sanflow.model.cls_cnf import CLSCNF
 from sanflow.run import MODEL, Run, RunRecord
 from sanflow.training import hybrid
@@ -73,7 +73,7 @@ def learn(
 ) -> CLSCNF:
     """A model after the classifier's stage alone."""
     model = CLSCNF(config.model)
-    pixels = Run(out, RunRecord(config, None, None)).pixel_path  # type: ignore[arg-type]
+    pixels = PixelPath(config.model.height, config.model.width, config.data.roi)
     hybrid.learn_defects(out, model, open_dataset(parts, DataConfig()), pixels, config, report)
     return model
 
