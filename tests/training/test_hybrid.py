@@ -17,7 +17,8 @@ from sanflow.data.layout import open_dataset
 from sanflow.errors import ConfigError, DataError, SanflowError
 from sanflow.imaging import PixelPath, write_png
 from sanflow.model.cls_cnf import CLSCNF
-from sanflow.run import MODEL, Run, RunRecord
+from sanflow.model.weights import WeightsInfo
+from sanflow.run import MODEL, DataRecord, Run, RunRecord
 from sanflow.training import hybrid
 from sanflow.training.log import Status
 from sanflow.training.presets import load_config
@@ -46,6 +47,10 @@ def config(weights: Path) -> RunConfig:
             "weights": str(weights),
         },
     )
+
+
+def record(config: RunConfig) -> RunRecord:
+    return RunRecord(config, DataRecord("parts", "mvtec", "0" * 64, {}), WeightsInfo("none"))
 
 
 def silent(status: Status) -> None:
@@ -145,7 +150,7 @@ def test_the_weight_follows_what_the_classifier_is_worth(
 ) -> None:
     """A classifier that knows gets the largest weight; one that guesses, the smallest."""
     dataset = open_dataset(parts, DataConfig())
-    run = Run(tmp_path, RunRecord(config, None, None))  # type: ignore[arg-type]
+    run = Run(tmp_path, record(config))
     model = CLSCNF(config.model)
     good = torch.from_numpy(
         np.stack([run.pixel_path.load(sample.path) for sample in dataset.train])
@@ -167,7 +172,7 @@ def test_the_weight_follows_what_the_classifier_is_worth(
 
 def test_no_defect_no_weight(parts: Path, tmp_path: Path, config: RunConfig) -> None:
     none = replace(config.hybrid, textures=TextureConfig(share=0.0))
-    run = Run(tmp_path, RunRecord(replace(config, hybrid=none), None, None))  # type: ignore[arg-type]
+    run = Run(tmp_path, record(replace(config, hybrid=none)))
     with pytest.raises(SanflowError, match="none of 4 parts got a textured defect"):
         hybrid.choose_weight(run, CLSCNF(config.model), open_dataset(parts, DataConfig()), silent)
 
