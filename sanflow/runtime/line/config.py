@@ -46,8 +46,8 @@ class Line:
     recover: int = 20
     """Parts judged in time, in a row, that end it."""
     idle_check: str = "1s"
-    """Without a part for so long a golden sample is judged: the heart beats on. A part that comes
-    in the middle of it waits until the engine is free."""
+    """When no part reached the engine for so long a golden sample is judged: the heart beats on. A
+    part that comes in the middle of it waits until the engine is free."""
     hang: str = "5s"
     """An engine or camera call that takes longer is left behind, and opened anew."""
     pictures: int = 32

@@ -2,7 +2,7 @@
 
 Lateness that repeats is a fault until enough parts in a row were judged in time, so that a line
 does not start and stop with every other part. The heart beats with every part that an engine
-judged, and with every golden sample it judged while there was none: it stops when the engine does.
+judged, and with every golden sample it judged while none reached it: it stops when the engine does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import threading
 
 from .output import State, StationState
 from .result import PartResult
+
+UNUSABLE = 5
+"""Pictures in a row that cannot be judged, until a person is told."""
 
 
 class Keeper:
@@ -24,7 +27,7 @@ class Keeper:
         self.faults: dict[str, str] = {}
         """In words, by kind: source, engine, late, self_test."""
         self._warnings: dict[str, str] = {}
-        self._late = self._timely = 0
+        self._late = self._timely = self._unusable = 0
         self._heartbeat = 0
         self._begun = False
         self.bundle = ""
@@ -54,6 +57,7 @@ class Keeper:
         """A verdict was given."""
         with self._lock:
             self._begun = self._begun or self._stage == "Ready"
+            self._pictures(result)
             if result.late:
                 self._late, self._timely = self._late + 1, 0
                 if self._late >= self._late_to_fault:
@@ -70,8 +74,19 @@ class Keeper:
             if self._timely >= self._recover:
                 self.faults.pop("late", None)
 
+    def _pictures(self, result: PartResult) -> None:
+        if result.score is not None:
+            self._unusable = 0
+            self._warnings.pop("pictures", None)
+        elif result.reason == "incomplete":
+            self._unusable += 1
+            if self._unusable == UNUSABLE:
+                # The same words however many follow, and whatever is wrong with each of them.
+                text = f"{UNUSABLE} or more pictures in a row could not be judged: {result.detail}"
+                self._warnings["pictures"] = text
+
     def checked(self, problem: str) -> None:
-        """A golden sample was judged while there was no part; what was wrong stays a fault."""
+        """A golden sample was judged in between; what was wrong stays a fault."""
         with self._lock:
             if problem:
                 self.faults["self_test"] = problem

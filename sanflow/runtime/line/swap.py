@@ -48,6 +48,7 @@ class Judge:
             )
         self._goldens: Iterator[Golden] = itertools.cycle(bundle.goldens())
         self._checking = threading.Lock()
+        self._asked = time.monotonic()
         self.fastest = math.inf
         """Seconds of the quickest inference so far."""
 
@@ -62,9 +63,21 @@ class Judge:
     def infer(self, batch: NDArray[np.uint8]) -> Output:
         """As Engine.infer; to be called within `turns`."""
         begin = time.monotonic()
-        output = self.engine.infer(batch)
-        self.fastest = min(self.fastest, time.monotonic() - begin)
+        try:
+            output = self.engine.infer(batch)
+        finally:
+            self._asked = time.monotonic()
+        self.fastest = min(self.fastest, self._asked - begin)
         return output
+
+    def rested(self, seconds: float) -> bool:
+        """Whether no part and no golden sample came to the engine for so long; True only once."""
+        with self._checking:
+            now = time.monotonic()
+            if now - self._asked < seconds:
+                return False
+            self._asked = now
+            return True
 
     def check(self) -> str:
         """Replay one golden sample; empty if the answer is right, else what is wrong."""

@@ -37,7 +37,7 @@ class Worker:
     """One thread that takes parts from the queue until it is closed."""
 
     def __init__(self, queue: Parts, emitter: Emitter, idle: float, checked: Checked) -> None:
-        """After `idle` seconds without a part a golden sample is judged instead."""
+        """After `idle` seconds in which no part reached the engine it judges a golden sample."""
         self._queue, self._emitter = queue, emitter
         self._idle, self._checked = idle, checked
         self._abandoned = False
@@ -78,7 +78,8 @@ class Worker:
             self.judge, self.since = judge, time.monotonic()
             if entries:
                 self._work(entries, judge)
-            else:
+            # Parts that never reach the engine say nothing about it, however many there are.
+            if not entries or judge.rested(self._idle):
                 self._check(judge)
             self.judge = self.since = None
 

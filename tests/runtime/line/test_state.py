@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sanflow.errors import ConfigError, InputError
 from sanflow.runtime.line.config import load, seconds
 from sanflow.runtime.line.queue import PartQueue
 from sanflow.runtime.line.result import PartResult
-from sanflow.runtime.line.state import Keeper
+from sanflow.runtime.line.state import UNUSABLE, Keeper
 
 LATE, RECOVER = 3, 5
 
@@ -64,6 +65,26 @@ def test_lateness_is_a_fault_with_hysteresis(kinds: list[str]) -> None:
         assert bool(state.fault) == fault
         assert state.state == ("Error" if fault else "Running")
     assert keeper.heartbeat == kinds.count("judged")
+
+
+def test_pictures_that_cannot_be_judged_are_told_until_one_can() -> None:
+    keeper = Keeper(LATE, RECOVER)
+    wrong = replace(result("unseen"), reason="incomplete", detail="40 x 30 pixels")
+    for _ in range(UNUSABLE - 1):
+        keeper.result(wrong)
+    keeper.result(result("unseen"))  # no picture says nothing about pictures
+    assert keeper.snapshot(0).warning == ""
+    told = set()
+    for number in range(3):
+        keeper.result(replace(wrong, detail=wrong.detail + "!" * number))
+        told.add(keeper.snapshot(0).warning)
+    # One text, told once.
+    assert told == {f"{UNUSABLE} or more pictures in a row could not be judged: 40 x 30 pixels"}
+    assert keeper.snapshot(0).fault == ""
+    keeper.result(result("judged"))
+    assert keeper.snapshot(0).warning == ""
+    keeper.result(wrong)
+    assert keeper.snapshot(0).warning == ""
 
 
 def test_nobody_misses_ready_however_soon_the_first_part_comes() -> None:

@@ -304,6 +304,27 @@ def test_the_heart_stands_still_with_the_engine(bundle: Bundle, tmp_path: Path) 
         until(lambda: made.keeper.heartbeat > 4)
 
 
+def test_pictures_of_another_size_are_no_dead_engine(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """They come and come, and none reaches the engine: golden samples do, and why is said."""
+    made, seen = station(
+        make_bundle("sized", original=(24, 20)),
+        tmp_path / "s",
+        "sim:noise?size=30x40&rate=200",
+        idle_check="100ms",
+    )
+    with running(made):
+        until(lambda: made.keeper.heartbeat >= 5)
+        state = made.keeper.snapshot(0)
+    assert state.fault == ""
+    assert state.state == "Running"
+    assert "pictures in a row could not be judged: the picture is 40x30 (width" in state.warning
+    assert not [result for result in seen.results if result.score is not None]
+    # One per period, however many parts and workers there are.
+    assert made.keeper.heartbeat < len(seen.results) / 2
+
+
 def test_what_keeps_it_from_starting_is_said(bundle: Bundle, tmp_path: Path) -> None:
     made, seen = station(bundle, tmp_path / "s", make_source=lambda: sim_source("sim:?images=/no"))
     with pytest.raises(SourceError, match="no pictures in /no"):
