@@ -44,6 +44,7 @@ function reject(result) {
   if (!result) return;
   const score = result.score === null ? "" : `, score ${number(result.score, 4)} above ${number(result.threshold, 4)}`;
   at("reject").textContent = `part ${result.part}: ${result.reason}${score} (${result.created})`;
+  at("detail").textContent = result.detail;
   picture.hidden = !result.picture;
   const wanted = `reject.png?${encodeURIComponent(result.picture)}`;
   if (result.picture && picture.getAttribute("src") !== wanted) picture.src = wanted;

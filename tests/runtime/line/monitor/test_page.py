@@ -86,6 +86,17 @@ def test_a_station_with_a_fault_is_not_green(tmp_path: Path) -> None:
     assert text(document, "state") == "NOT READY"
     assert text(document, "problem") == "the camera is lost"
     assert text(document, "reject") == "none yet"
+    assert text(document, "detail") == ""
+
+
+@needs_browser
+def test_why_the_last_reject_could_not_be_judged_stands_on_the_page(tmp_path: Path) -> None:
+    with monitor(tmp_path) as (made, port):
+        made.announce(a_state())
+        made.emit(rejected(2, reason="incomplete", detail="the picture is <40x30>"), None)
+        document = seen(port)
+    assert text(document, "reject").startswith("part 1002: incomplete (")
+    assert text(document, "detail") == "the picture is &lt;40x30&gt;"
 
 
 @needs_browser
