@@ -19,9 +19,11 @@ PATIENCE = 10.0
 """Seconds for a request to come, and for an answer to be taken."""
 
 POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src 'self'; script-src 'self'; style-src 'self'"
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'"
 )
-"""What a browser may load for a page of ours: nothing from anywhere else."""
+"""What a browser may load for a page of ours: nothing from anywhere else. `data:` is what stands in
+the page itself, its empty icon."""
 
 _log = logging.getLogger(__name__)
 

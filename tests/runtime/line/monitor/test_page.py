@@ -20,7 +20,7 @@ import pytest
 from sanflow import imaging
 from sanflow.runtime.line.monitor import reference
 from sanflow.runtime.line.monitor.page import FILES, LATEST, REJECTS, Board, read
-from sanflow.runtime.line.monitor.server import Answer, Request, Server
+from sanflow.runtime.line.monitor.server import POLICY, Answer, Request, Server
 from sanflow.runtime.line.output import Picture
 
 from ..outputs.conftest import a_picture, a_result, a_state, rejected
@@ -150,6 +150,13 @@ def test_the_picture_is_the_reject_with_its_heat(tmp_path: Path) -> None:
     for number in range(9, 9 + 3 * REJECTS, 3):
         board.count(rejected(number), None)
     assert board.picture("run-1-6") is None
+
+
+def test_the_pages_own_policy_lets_it_have_its_icon() -> None:
+    icon = re.search(rb'rel="icon" href="(\w+:)', read("operator.html"))
+    images = next(rule.split() for rule in POLICY.split("; ") if rule.startswith("img-src "))
+    assert icon is not None
+    assert icon[1].decode() in images
 
 
 def test_a_page_loads_nothing_from_elsewhere_and_nothing_can_be_sent(tmp_path: Path) -> None:
