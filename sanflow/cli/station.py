@@ -52,9 +52,11 @@ def run(
 
     Late, broken or unseen parts are NG with a reason. SIGTERM or Ctrl-C stops it after the last
     open part; SIGHUP opens the bundle anew, proves it and swaps. Exit code 3 says that a source
-    was read to its end, and at least one part could not be judged.
+    was read to its end, and at least one part could not be judged; 9, that an output cannot be
+    used, or the disk did not take every result.
     """
     from ..runtime.line.command import run_station, stuck
+    from ..runtime.line.output import OutputError
 
     try:
         tally = run_station(
@@ -80,6 +82,10 @@ def run(
         reasons = ", ".join(f"{count} {name}" for name, count in tally.reasons.items())
         show.say(f"{tally.parts} parts: {tally.ok} OK, {tally.ng} NG{reasons and f' ({reasons})'}")
     code = UNDECIDED if tally.unjudged and not tally.stopped else 0
+    if tally.unwritten:
+        why = f"{out / 'journal'}{tally.trouble and f': {tally.trouble}'}"
+        show.note(f"error: {tally.unwritten} results were never written to {why}")
+        code = OutputError.exit_code
     if stuck():
         show.leave(code)
     raise typer.Exit(code)

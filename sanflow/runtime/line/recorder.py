@@ -22,6 +22,8 @@ PICTURES = 8
 """Pictures that wait for the ring; a copy takes less than a millisecond."""
 AGAIN = 0.5
 """Seconds until a disk that took nothing is asked again."""
+COUNT = 10.0
+"""Seconds for which the same number of waiting and lost rows is told: each costs a line."""
 SYNC = 1.0
 """Seconds of results that a power cut may cost."""
 
@@ -44,6 +46,8 @@ class Recorder:
         """Rows that no disk took in time."""
         self.trouble = ""
         """Why rows wait; empty while they do not."""
+        self._told: tuple[str, bool] = "", False
+        self._counted, self._words = 0.0, ""
         self._thread = threading.Thread(target=self._loop, name="sanflow-recorder", daemon=True)
 
     def start(self) -> None:
@@ -70,6 +74,23 @@ class Recorder:
     def waiting(self) -> int:
         """Rows that are not written yet."""
         return len(self._rows)
+
+    @property
+    def unwritten(self) -> int:
+        """Rows that are nowhere on a disk; once it is closed they never will be."""
+        return self.lost + len(self._rows)
+
+    def problem(self) -> str:
+        """In words, what a person should look at; empty if nothing."""
+        now, kind = time.monotonic(), (self.trouble, self.lost > 0)
+        if kind != self._told or now - self._counted >= COUNT:
+            self._told, self._counted, words = kind, now, []
+            if self.trouble:
+                words.append(f"journal: {self.trouble}; {self.waiting} results wait for it")
+            if self.lost:
+                words.append(f"{self.lost} results are lost to the slow outputs")
+            self._words = "; ".join(words)
+        return self._words
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what can be written within `timeout` seconds, and end."""
@@ -106,7 +127,7 @@ class Recorder:
         try:
             self._journal.append(vars(row) for row in rows)
         except OSError as error:
-            self.trouble = f"journal: {error.strerror or error}"
+            self.trouble = error.strerror or str(error)
             return False
         self.trouble = ""
         with self._changed:
@@ -120,4 +141,4 @@ class Recorder:
         try:
             self._journal.sync()
         except OSError as error:
-            self.trouble = f"journal: {error.strerror or error}"
+            self.trouble = error.strerror or str(error)

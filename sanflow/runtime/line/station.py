@@ -236,12 +236,7 @@ class Station:
         )
 
     def _tell(self) -> None:
-        trouble = self.recorder.trouble
-        if trouble:
-            trouble += f"; {self.recorder.waiting} results wait for it"
-        if self.recorder.lost:
-            trouble += f"; {self.recorder.lost} results are lost to the slow outputs"
-        self.keeper.warning("journal", trouble)
+        self.keeper.warning("journal", self.recorder.problem())
         state = self.keeper.snapshot(len(self.queue))
         self.keeper.advance()
         before, now = self._said, time.monotonic()
@@ -307,6 +302,7 @@ class Station:
         final = self.keeper.snapshot(0)
         self.recorder.tell(final)
         self.recorder.close()
+        self.tally.unwritten, self.tally.trouble = self.recorder.unwritten, self.recorder.trouble
         for output in self._outputs:
             output.announce(final)
             output.close()

@@ -9,7 +9,7 @@ from .result import PartResult
 
 @dataclass
 class Tally:
-    """`unjudged` > 0 means: somebody should look why."""
+    """`unjudged` > 0 or `unwritten` > 0 means: somebody should look why."""
 
     parts: int = 0
     ok: int = 0
@@ -21,6 +21,10 @@ class Tally:
     """Digests of the bundles that judged, in their order."""
     stopped: bool = False
     """Whether it was told to stop, rather than having read its source to the end."""
+    unwritten: int = 0
+    """Results that the journal's disk never took: no slow output and no archive has them."""
+    trouble: str = ""
+    """What that disk said last."""
 
     def count(self, result: PartResult) -> None:
         """Add one verdict."""

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanflow.runtime.line import journal
+from sanflow.runtime.line import journal, recorder
 from sanflow.runtime.line.journal import Follower, Journal, Position, forget, numbers
+from sanflow.runtime.line.recorder import Recorder
+
+from .test_state import result
 
 
 def rows(first: int, last: int) -> list[dict[str, Any]]:
@@ -114,6 +117,28 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         Journal(tmp_path / "file" / "journal").append(rows(1, 1))
+
+
+def test_a_full_disk_is_not_told_anew_for_each_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MOST", 3)
+    made = Recorder(Journal(tmp_path))
+    assert made.problem() == ""
+    made.trouble = "No space left on device"
+    told = []
+    for number in range(1, 8):
+        made.put(result("judged", number), None)
+        told.append(made.problem())
+    waits = "journal: No space left on device; {} results wait for it"
+    # Once that some wait, once that some are lost.
+    lost = f"{waits.format(3)}; 1 results are lost to the slow outputs"
+    assert told == [waits.format(1)] * 3 + [lost] * 4
+    assert made.unwritten == 7
+    monkeypatch.setattr(recorder, "COUNT", 0.0)
+    assert made.problem() == f"{waits.format(3)}; 4 results are lost to the slow outputs"
+    made.trouble = ""
+    assert made.problem() == "4 results are lost to the slow outputs"
 
 
 def test_old_files_go_when_nobody_comes_for_them(

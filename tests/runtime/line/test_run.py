@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from sanflow.bundle import Bundle
 from sanflow.cli import app
-from sanflow.runtime.line import swap
+from sanflow.runtime.line import journal, swap
 from sanflow.runtime.line.journal import Follower
 from sanflow.runtime.line.sources import open_source
 from sanflow.runtime.registry import open_engine
@@ -54,6 +55,26 @@ def test_parts_that_nobody_judged_are_exit_code_3(bundle: Bundle, tmp_path: Path
     done = invoke(bundle.path, "--source", uri, "--deadline", "5s", "--out", tmp_path / "out")
     assert done.exit_code == 3
     assert "3 incomplete" in done.stdout
+
+
+def test_results_that_no_disk_took_are_told_at_the_end(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = os.write, []
+
+    def full(descriptor: int, data: bytes) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.extend(data.splitlines())
+        return write(descriptor, data)
+
+    monkeypatch.setattr(journal.os, "write", full)
+    words = ["--source", f"{SMALL}&count=30&rate=50", "--deadline", "5s", "--out", tmp_path / "out"]
+    done = invoke(bundle.path, *words)
+    assert done.exit_code == 9
+    assert done.stdout.startswith("30 parts: ")
+    lost = f"{30 - len(rows(tmp_path / 'out'))} results were never written to {tmp_path / 'out'}"
+    assert f"error: {lost}/journal: No space left on device\n" in done.stderr
 
 
 def test_what_stepped_in_is_said_in_every_result(
