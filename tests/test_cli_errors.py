@@ -484,6 +484,20 @@ def test_a_signal_ends_an_export_with_nothing_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_it_is_loaded_is_130(repository: Path) -> None:
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "runpy.run_module('sanflow', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, stderr=subprocess.PIPE)
+    assert done.returncode == 130
+    assert done.stderr == b"error: interrupted\n"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
