@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.folder import require_outside
-from ...errors import InputError
+from ...errors import ConfigError, InputError
 from ..setting import Gpu
 from . import config as line_config
 from .monitor import reference
@@ -58,6 +58,14 @@ def run_station(
     make_source = partial(open_source, found.source.uri, found.source.trigger)
     make_source()  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))
+    if found.source.trigger == "software" and not any(
+        OUTPUTS[options.kind].triggers for options in wanted.output
+    ):
+        able = " or ".join(kind for kind, entry in OUTPUTS.items() if entry.triggers)
+        raise ConfigError(
+            f'{config}: [source] trigger = "software", but no output asks for parts; add an '
+            f'[[output]] of kind {able}, or set trigger = "free" or "external"'
+        )
     site = Site(folder, found.line.name)
     check_outputs(wanted, site)  # the slow process could only say it too late
     monitor = load_monitor(found.monitor, str(config or "line"))

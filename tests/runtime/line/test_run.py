@@ -120,6 +120,11 @@ def test_a_file_says_it_and_a_flag_says_it_last(bundle: Bundle, tmp_path: Path) 
         ((), "[line]\ndedline = '1s'", "did you mean 'deadline'"),
         ((), "[line]\nqueue = 0", "queue is 0, expected at least 1"),
         ((), "line = ", "not TOML"),
+        (
+            ("--source", SMALL, "--deadline", "1s"),
+            "[source]\ntrigger = 'software'\n[[output]]\nkind = 'jsonl'",
+            "no output asks for parts; add an [[output]] of kind modbus",
+        ),
         ((), "[output]\nkind = 'csv'", "[[output]] with a kind each"),
         ((), "[[output]]\nkind = 'cvs'\n[source]\nuri='sim:'\n[line]\ndeadline='1s'", "cvs"),
     ],

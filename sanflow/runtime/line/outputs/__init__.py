@@ -68,6 +68,8 @@ class OutputKind:
     """The package it needs, where it needs one; the extra of the output's kind installs it."""
     forwards: bool = False
     """Sends from the archive, so that nothing is lost while the other end is away."""
+    triggers: bool = False
+    """Can ask the station for a part."""
 
 
 OUTPUTS: dict[str, OutputKind] = {
@@ -75,7 +77,7 @@ OUTPUTS: dict[str, OutputKind] = {
     "csv": OutputKind("files", "TableOutput"),
     "mqtt": OutputKind("mqtt", "MqttOutput", library="paho", forwards=True),
     "webhook": OutputKind("webhook", "WebhookOutput", forwards=True),
-    "modbus": OutputKind("modbus", "ModbusOutput", fast=True),
+    "modbus": OutputKind("modbus", "ModbusOutput", fast=True, triggers=True),
     "dio": OutputKind("dio", "DioOutput", fast=True),
     "opcua": OutputKind("opcua", "OpcuaOutput", library="asyncua"),
 }
