@@ -110,7 +110,7 @@ def options(
     6  parity: an engine does not give PyTorch's verdicts
     7  the false-alarm bound cannot be given
     8  a camera or another source is missing
-    9  an output cannot be opened
+    9  an output cannot be opened, or results were never written
     130  interrupted
     """
 

@@ -67,6 +67,11 @@ def infer(
         raise InputError(f"limit is {limit}, expected at least 1")
     folder = Path(out)
     require_outside(bundle.path if isinstance(bundle, Bundle) else bundle, folder)
+    if overlays != "none" and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise InputError(
+            f"{folder} lies in {source}: heat maps there would be taken for parts by the next "
+            "command; choose a folder outside"
+        )
     found = find(source, skip=folder)
     images = _not_empty(iter(found), source)
     with Detector(bundle, engine, threads, precision=precision, gpu=gpu) as detector:

@@ -94,10 +94,18 @@ def writer(out: Path) -> Iterator[Callable[[Record], None]]:
             values = schema.dump(record)
             lines.write(json.dumps(values, allow_nan=False) + "\n")
             lines.flush()
-            rows.writerow(values)
+            rows.writerow({name: cell(value) for name, value in values.items()})
             table.flush()
 
         yield write
+
+
+def cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula, and line breaks, are made harmless."""
+    if not isinstance(value, str):
+        return value
+    value = " ".join(value.splitlines())
+    return f"'{value}" if value[:1] in "=+-@\t" and value else value
 
 
 def write_summary(out: Path, summary: Summary) -> None:

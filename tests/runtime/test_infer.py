@@ -134,6 +134,14 @@ def test_heat_maps_on_request(bundle: Bundle, parts: Path, tmp_path: Path, overl
     assert written == sum(line["verdict"] in wanted for line in lines(out))
 
 
+def test_heat_maps_are_not_laid_among_the_parts(bundle: Bundle, parts: Path) -> None:
+    before = sorted(parts.rglob("*"))
+    for out in (parts, parts / "verdicts"):
+        with pytest.raises(InputError, match="would be taken for parts by the next command"):
+            infer(bundle, parts, out, overlays="ng", threads=1)
+    assert sorted(parts.rglob("*")) == before
+
+
 def test_a_heat_map_shows_the_region_of_interest_at_a_sane_size(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
@@ -294,6 +302,16 @@ def test_a_name_that_is_no_text_is_judged_too(bundle: Bundle, tmp_path: Path) ->
     assert os.fsencode(lines(tmp_path / "out")[0]["image"]) == b"caf\xe9,\n.png"
     with open(tmp_path / "out" / "results.csv", encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 1
+
+
+def test_a_name_that_is_a_formula_is_none_in_the_table(bundle: Bundle, tmp_path: Path) -> None:
+    folder, out = tmp_path / "parts", tmp_path / "out"
+    folder.mkdir()
+    imaging.write_png(folder / "=cmd.png", noise(1)[0])
+    infer(bundle, folder, out, threads=1)
+    assert lines(out)[0]["image"] == "=cmd.png"
+    with open(out / "results.csv", encoding="utf-8", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["'=cmd.png"]
 
 
 class TestNothingIsWrittenOver:

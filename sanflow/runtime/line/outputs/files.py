@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .... import schema
+from ...records import cell
 from ..output import Output, Picture
 from ..result import PartResult
 from . import Site
@@ -150,21 +151,13 @@ class TableOutput(_DailyFiles):
     def line(self, result: PartResult) -> bytes:
         """The fields in the header's order."""
         text = io.StringIO()
-        csv.writer(text).writerow(_cell(getattr(result, name)) for name in _COLUMNS)
+        csv.writer(text).writerow(cell(getattr(result, name)) for name in _COLUMNS)
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def known(self, line: str) -> tuple[str, int] | None:
         """From the columns `run` and `result`; None for the header."""
         row = dict(zip(_COLUMNS, next(csv.reader([line])), strict=True))
         return (row["run"], int(row["result"])) if row["result"].isdigit() else None
-
-
-def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula, and line breaks, are made harmless."""
-    if not isinstance(value, str):
-        return value
-    value = " ".join(value.splitlines())
-    return f"'{value}" if value[:1] in "=+-@\t" and value else value
 
 
 def _whole_lines(descriptor: int) -> int:
