@@ -317,8 +317,9 @@ def test_a_name_that_is_a_formula_is_none_in_the_table(bundle: Bundle, tmp_path:
 class TestNothingIsWrittenOver:
     def test_results_inside_the_source_are_not_judged(self, bundle: Bundle, parts: Path) -> None:
         out = parts / "results"
-        first = infer(bundle, parts, out, overlays="all", threads=1)
-        again = infer(bundle, parts, out, overlays="all", threads=1, force=True)
+        first = infer(bundle, parts, out, threads=1)
+        imaging.write_png(out / "kept.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        again = infer(bundle, parts, out, threads=1, force=True)
         assert first.images == again.images == 9
 
     def test_the_images_folder_itself_is_refused(self, bundle: Bundle, parts: Path) -> None:
