@@ -113,7 +113,7 @@ def test_the_report_tells_of_every_graph_and_of_the_builder(lowered: Bundle) -> 
     for precision in ("int8", "fp16"):
         assert f"<h2>The gate, {precision}</h2>" in page
         assert f"<h2>Precision by region, {precision}</h2>" in page
-    assert page.count("A part is NG when") == 3
+    assert page.count("At export a part is NG when") == 3
     assert EMULATED in page
     assert "not asked: TensorRT for RTX is not installed here" in page
     assert "Latency on the exporting machine" not in page
