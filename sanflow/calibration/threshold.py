@@ -68,7 +68,7 @@ class Threshold:
 
     def text(self, *, by_hand: bool = False) -> str:
         """The guarantee in words, for people; a value that was set by hand is no part's score."""
-        asked = self.false_alarm_rate != self.expected_rate
+        asked = _percent(self.false_alarm_rate) != _percent(self.expected_rate)
         rests = f"score {self.rank} of {self.parts} good parts in order"
         if by_hand:
             rests = f"set by hand, and {self.rank} of {self.parts} good parts do not score more"

@@ -20,6 +20,7 @@ from sanflow.calibration.threshold import (
     parts_needed,
     threshold_at,
     uncertain_band,
+    usual_rate,
 )
 from sanflow.errors import CalibrationError, InputError
 
@@ -248,6 +249,12 @@ def test_the_words_name_the_rate_the_count_and_both_confidences() -> None:
     words = conformal_threshold(np.arange(1.0, 300.0), 0.01, confidence=0.95).text()
     for part in ("NG above 299", "299 of 299", "0.333 %", "1 %", "95 %", "exchangeable"):
         assert part in words
+
+
+def test_the_words_name_no_rate_twice() -> None:
+    """The usual rate of two parts is 33.34 %, what they bound is a third: 33.3 % in words."""
+    assert "asked" not in conformal_threshold([1.0, 2.0], usual_rate(2)).text()
+    assert "(asked: 40 %)" in conformal_threshold([1.0, 2.0], 0.4).text()
 
 
 def test_display_range() -> None:
