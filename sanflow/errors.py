@@ -19,6 +19,10 @@ A message says what was given, what was expected, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class SanflowError(Exception):
     """The root: catching it catches everything this package raises on purpose."""
@@ -72,3 +76,12 @@ class Interrupted(SanflowError):
     """Asked to stop by Ctrl-C or SIGTERM; what was finished is kept."""
 
     exit_code = 130
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, what the system refuses, because the disk is full, say, is an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

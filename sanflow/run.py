@@ -14,8 +14,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from . import __version__, schema
 from .config import RunConfig
-from .errors import InputError
+from .errors import InputError, writing
 from .imaging import PixelPath
 from .model.method import Method
 from .model.methods import build
@@ -168,15 +167,6 @@ def write_model(path: Path, model: Method[Any]) -> None:
             raise OSError(refused[1]) from error
 
     replace_file(path / MODEL, write)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within, what the system refuses, because the disk is full, say, is an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,28 @@ def tiny_bundle(tiny_run: Path) -> Path:
     done = CliRunner().invoke(app, ["export", str(tiny_run), "--out", str(bundle)])
     assert done.exit_code == 0, done.output
     return bundle
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a file system of so many MB; a skip where this user may not mount one."""
+    made: list[Path] = []
+
+    def make(megabytes: int) -> Path:
+        disk = tmp_path / f"disk-{len(made)}"
+        disk.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+        try:
+            mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
+        except OSError:
+            mounted = False
+        if not mounted:
+            pytest.skip("mounting a small file system is not allowed here")
+        made.append(disk)
+        return disk
+
+    try:
+        yield make
+    finally:
+        for disk in made:
+            subprocess.run(["umount", "-l", str(disk)], check=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from .. import schema
-from ..errors import InputError
+from ..errors import InputError, writing
 from .folder import MANIFEST, Bundle
 from .manifest import (
     LOWER,
@@ -46,10 +46,10 @@ def staged_bundle(
     check_replaceable(target, force)
     stage = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
-        with _os_errors(target):
+        with writing(target):
             _fill(stage, draft, contents)
         yield Bundle.open(stage)
-        with _os_errors(target):
+        with writing(target):
             _move_into_place(stage, target, force)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -89,7 +89,7 @@ def with_decisions(bundle: Bundle, decisions: Sequence[Decision]) -> Bundle:
     )
     manifest = _sealed(dataclasses.replace(bundle.manifest, graphs=graphs))
     data, name = serialise(manifest), f".{bundle.path.name}.{secrets.token_hex(4)}.tmp"
-    with _os_errors(bundle.path / MANIFEST):
+    with writing(bundle.path / MANIFEST):
         try:
             # Beside the bundle, not in it: a file left by a power cut must not make it refusable.
             _replace(bundle.path.parent / name, data, bundle.path / MANIFEST)
@@ -127,14 +127,6 @@ def _fill(stage: Path, draft: Manifest, contents: Mapping[str, bytes]) -> None:
         _write(stage / name, data)
     for folder in {(stage / name).parent for name in contents} | {stage}:
         _sync(folder)
-
-
-@contextmanager
-def _os_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def check_replaceable(target: Path, force: bool) -> None:

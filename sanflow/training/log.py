@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..run import replace_file, writing
+from ..errors import writing
+from ..run import replace_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
