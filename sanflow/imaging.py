@@ -234,8 +234,9 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
         detail = f"damaged: {len(data)} bytes that cannot be decoded; save or copy it again"
         raise DecodeError(name, "unreadable", detail)
     if bgr.dtype == np.uint8 and _tiff_multiplies(data):
-        alpha = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))[:, :, 3:]
-        if (alpha < 255).any():
+        whole = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))
+        # Of grey with alpha the grey comes as it is.
+        if whole.ndim == 3 and (whole[:, :, 3:] < 255).any():
             detail = (
                 "a TIFF's transparent colours are read multiplied by their alpha; save it as PNG"
             )

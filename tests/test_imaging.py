@@ -244,27 +244,31 @@ def test_a_transparent_tiff_is_refused_and_an_opaque_one_read(
     image[2:4, :, 3] = alpha
     path = tmp_path / "part.tif"
     with pytest.raises(DecodeError, match="multiplied by their alpha; save it as PNG") as refusal:
-        imaging.decode(tiff_rgba(image, order))
+        imaging.decode(tiff(image, order))
     assert refusal.value.problem == "unsupported type"
+    grey = imaging.decode(tiff(image[..., 2:], order))
+    assert (grey == 200).all(), "of grey the colour is not multiplied"
     image[..., 3] = 255
-    path.write_bytes(tiff_rgba(image, order))
+    path.write_bytes(tiff(image, order))
     assert (imaging.read(path) == image[..., :3]).all()
 
 
-def tiff_rgba(image: NDArray[np.uint8], order: str) -> bytes:
-    """An uncompressed TIFF of RGB with unassociated alpha, as image programs write it."""
+def tiff(image: NDArray[np.uint8], order: str) -> bytes:
+    """An uncompressed TIFF with unassociated alpha, as image programs write it: RGB or grey."""
     mark = "<" if order == "little" else ">"
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     depths, pixels = 8 + 2 + 12 * 11 + 4, 8 + 2 + 12 * 11 + 4 + 8
     short, long = 3, 4
+    # Two depths fit into the field itself: 8 and 8.
+    bits = depths if channels == 4 else 8 << 16 | 8
     tags = [
         (256, short, 1, width),
         (257, short, 1, height),
-        (258, short, 4, depths),
+        (258, short, channels, bits),
         (259, short, 1, 1),
-        (262, short, 1, 2),
+        (262, short, 1, 2 if channels == 4 else 1),
         (273, long, 1, pixels),
-        (277, short, 1, 4),
+        (277, short, 1, channels),
         (278, short, 1, height),
         (279, long, 1, image.nbytes),
         (284, short, 1, 1),

@@ -82,8 +82,10 @@ class Calibration:
         return {image.path: image.part for image in self.images}
 
     def held(self) -> str:
-        """How much it rests on, in words."""
-        return held_out(len(self.part_scores), len(self.images))
+        """How many parts it rests on, and in how many photographs, in words."""
+        parts, images = len(self.part_scores), len(self.images)
+        shown = "" if parts == images else f" in {images} photographs"
+        return f"{parts} held-out good part{'s' if parts != 1 else ''}{shown}"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -189,12 +191,6 @@ def largest(scores: Mapping[str, float], parts: Mapping[str, str]) -> tuple[floa
         part = parts[image]
         found[part] = max(score, found.get(part, score))
     return tuple(sorted(found.values()))
-
-
-def held_out(parts: int, images: int) -> str:
-    """Held-out good parts and their photographs, in words."""
-    shown = "" if parts == images else f" in {images} photographs"
-    return f"{parts} held-out good part{'s' if parts != 1 else ''}{shown}"
 
 
 def load_calibration(run: Run) -> Calibration:
