@@ -196,6 +196,26 @@ def test_two_engines_err_alike(
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_in_openvino_a_quantiser_is_one_node_and_shapes_are_no_arithmetic(
+    graph: onnx.ModelProto, plan: Plan, ranges: Ranges, form: Activation
+) -> None:
+    made = quantise(graph, plan, ranges, form)
+    core = openvino.Core()
+    written, read = (core.read_model(*to_ir(made)), core.read_model(made.SerializeToString()))
+    kinds, before = ([op.get_type_name() for op in model.get_ops()] for model in (written, read))
+    quantisers = [node for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    assert kinds.count("FakeQuantize") == len(quantisers) > 20
+    assert kinds.count("Convert") < 0.5 * before.count("Convert")
+    assert "ShapeOf" in before
+    assert not {"ShapeOf", "Broadcast"} & set(kinds)
+    assert len(kinds) < 0.6 * len(before)
+    constants = (op for op in written.get_ops() if op.get_type_name() == "Constant")
+    levels = [op.get_data() for op in constants if op.get_element_type() == openvino.Type.i8]
+    wanted = [value for name, value in constants_of(made).items() if name.endswith("/weight/int8")]
+    assert sum(value.size for value in levels) == sum(value.size for value in wanted)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_all_regions_together_stay_near_fp32(
     graph: onnx.ModelProto,
     plan: Plan,
