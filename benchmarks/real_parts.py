@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from patchcore import PatchCore
 
-from sanflow.calibration.calibrate import calibrate
+from sanflow.calibration.calibrate import calibrate, load_calibration
+from sanflow.calibration.threshold import usual_rate
 from sanflow.data.layout import Dataset, open_dataset
 from sanflow.evaluation.evaluate import Scorer, evaluate
 from sanflow.evaluation.report import write_report
@@ -117,10 +118,10 @@ def measure(run: Run, data: Path, report: Path, seed: int) -> dict[str, Any]:
     core = PatchCore(run.model(), run.pixel_path, seed)
     core.fit([s.path for s in dataset.train])
     baseline = judge(run, dataset, core)
-    parity = {}
+    parity, rate = {}, usual_rate(len(load_calibration(run).part_scores))
     images = [s.path for s in dataset.test][:: max(1, len(dataset.test) // VERIFIED)]
     for target in ("onnx", "openvino"):
-        bundle = export_run(run, run.path / target, target, force=True)
+        bundle = export_run(run, run.path / target, target, false_alarm_rate=rate, force=True)
         found = verify(bundle, data=images, reference=run_reference(run, bundle))
         parity[target] = summary(found)
     return {
