@@ -11,8 +11,10 @@ from pathlib import Path
 from ..errors import DataError
 from ..imaging import IMAGE_SUFFIXES
 from .config import DataConfig
-from .samples import FOREIGN_SUFFIXES, GOOD, Dataset, Sample, files_in, hold_out
+from .samples import FOREIGN_SUFFIXES, GOOD, Dataset, Sample, files_in, hold_out, some
 from .table import read_rows
+
+MANIFEST = "manifest.csv"
 
 
 def read_tree(
@@ -36,6 +38,14 @@ def read_tree(
             label = GOOD if inner.name == good else inner.name
             test += samples_in(root, inner, label, groups, _masks(folder, inner.name))
             folders.append(inner)
+    named = {s.path.relative_to(root).as_posix() for s in (*train, *calibrate, *test)}
+    if lost := sorted(groups.keys() - named):
+        raise DataError(
+            f"{folder / MANIFEST}: {len(lost)} of the {len(groups)} images that it gives a group "
+            f"are not images of this data set ({some(lost)}), so photographs of one part could be "
+            "trained on and calibrated with; name each from the folder of the CSV, with forward "
+            "slashes (train/good/000.png), or remove its line"
+        )
     if not calibrate:
         train, calibrate = hold_out(train, config.calibrate_fraction, config.split_seed)
     foreign = tuple(p for f in folders if f.is_dir() for p in files_in(f, FOREIGN_SUFFIXES))
@@ -69,7 +79,7 @@ def _masks(folder: Path, label: str) -> dict[str, Path]:
 
 def _manifest_groups(root: Path, folder: Path) -> Mapping[str, str]:
     """Group of each image by its path from `root`; `manifest.csv` names it from `folder`."""
-    path = folder / "manifest.csv"
+    path = folder / MANIFEST
     if not path.is_file():
         return {}
     rows = [row for _, row in read_rows(path, required=("path",))]

@@ -86,6 +86,25 @@ def test_groups_of_the_manifest_are_held_out_whole(mvtec: Path) -> None:
     assert not {s.group for s in dataset.calibrate} & {s.group for s in dataset.train}
 
 
+def test_a_space_after_a_comma_loses_no_group(mvtec: Path) -> None:
+    lines = [f"train/good/{i:03d}.png, part {i // 4}" for i in range(20)]
+    (mvtec / "manifest.csv").write_text("\n".join(("path, group", *lines)) + "\n")
+    dataset = open_dataset(mvtec, DataConfig(calibrate_fraction=0.2))
+    assert {s.group for s in dataset.calibrate} < {f"part {i}" for i in range(5)}
+    assert len({s.group for s in dataset.train + dataset.calibrate}) == 5
+
+
+@pytest.mark.parametrize("name", ["train\\good\\{}.png", "good/{}.png", "/parts/train/good/{}.png"])
+def test_a_group_of_an_image_that_is_not_there_is_no_group_lost(mvtec: Path, name: str) -> None:
+    """What was written on another computer: the parts' photographs would fall on both sides."""
+    if os.name == "nt" and "\\" in name:
+        pytest.skip("a path like any other here")
+    lines = [f"{name.format(f'{i:03d}')},part {i // 4}" for i in range(20)]
+    (mvtec / "manifest.csv").write_text("\n".join(("path,group", *lines)) + "\n")
+    with pytest.raises(DataError, match=r"manifest\.csv: 20 of the 20 images .* are not images of"):
+        open_dataset(mvtec, DataConfig())
+
+
 def test_hidden_files_and_other_files_are_no_images(mvtec: Path) -> None:
     good = mvtec / "train" / "good"
     (good / "notes.txt").write_text("3 good")
@@ -264,6 +283,18 @@ def test_csv_without_its_columns_or_lines(tmp_path: Path, write: Write) -> None:
     path.write_bytes("path,split\nTür.png,train\n".encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read as a UTF-8 CSV"):
         open_dataset(path, DataConfig())
+
+
+def test_a_quote_that_is_not_closed_takes_no_lines_with_it(tmp_path: Path, write: Write) -> None:
+    for i in range(6):
+        write(f"{i}.png")
+    lines = [f"{i}.png,train,good,,part {i}" for i in range(6)]
+    lines[3] = '3.png,train,good,,"part 3'
+    with pytest.raises(DataError, match=r"cannot be read as a CSV file .*is a quote not closed"):
+        open_dataset(write_csv(tmp_path, *lines), DataConfig())
+    more = [f"{i}.png,excluded,good,," for i in range(10_000)]  # beyond what csv takes for a cell
+    with pytest.raises(DataError, match="is a quote not closed"):
+        open_dataset(write_csv(tmp_path, *lines, *more), DataConfig())
 
 
 # The hold-out
