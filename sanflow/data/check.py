@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ImageError
+from ..errors import DataError, ImageError
 from ..imaging import (
     DecodeError,
     another_shape,
@@ -77,6 +77,16 @@ class Report:
         return "\n".join((*lines, f"without them: {left}"))
 
 
+def require_good_parts(report: Report) -> None:
+    """Raise DataError with the whole report where too little is left to train and to calibrate."""
+    roles = report.dataset_without_bad.roles()
+    if empty := [role for role in ("train", "calibrate") if not roles[role]]:
+        raise DataError(
+            f"{report.text()}\nno good part is left to {' or to '.join(empty)} with; mend these "
+            "images, or add good parts"
+        )
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What one image file turned out to be."""
@@ -113,6 +123,15 @@ def check_dataset(
     def usable(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
         return tuple(s for s in samples if s.path not in bad and s.mask not in bad)
 
+    good = {s.path for s in usable(dataset.train + dataset.calibrate)}
+    sizes = {one.size for one in seen if one.sample.path in good}
+    size_of_all = sizes.pop() if len(sizes) == 1 else None
+    if size_of_all is not None:
+        tested = {s.path for s in usable(dataset.test)}
+        foreign = _foreign([s for s in seen if s.sample.path in tested], size_of_all, config)
+        findings += foreign
+        bad |= {finding.path for finding in foreign}
+
     hashes = {one.sample.path: one.content for one in seen if one.content}
     remaining = replace(
         dataset,
@@ -121,9 +140,6 @@ def check_dataset(
         test=usable(dataset.test),
     )
     order = sorted(findings, key=lambda f: (f.problem, str(f.path)))
-    good = {s.path for s in (*remaining.train, *remaining.calibrate)}
-    sizes = {one.size for one in seen if one.sample.path in good}
-    size_of_all = sizes.pop() if len(sizes) == 1 else None
     fingerprint = _fingerprint(remaining, hashes)
     return Report(remaining, tuple(order), hashes, fingerprint, size_of_all)
 
@@ -160,7 +176,7 @@ def _look_at(sample: Sample, config: DataConfig, size: tuple[int, int]) -> _Seen
             f"{r.x},{r.y},{r.width},{r.height} (x,y,width,height) lies outside"
         )
         findings.append(Finding(path, "wrong size", detail))
-    elif problem := too_few((height, width), size):
+    elif problem := too_few(_region(config, height, width), size):
         findings.append(Finding(path, "wrong size", problem))
     if height * width > 1 and (image == image[0, 0]).all():
         findings.append(Finding(path, "blank", f"every pixel is {image[0, 0].tolist()}"))
@@ -168,6 +184,11 @@ def _look_at(sample: Sample, config: DataConfig, size: tuple[int, int]) -> _Seen
         findings += _mask_findings(sample.mask, height, width)
     content, pixels = hashlib.sha256(data).hexdigest(), pixel_sha256(image)
     return _Seen(sample, content, pixels, (height, width), tuple(findings))
+
+
+def _region(config: DataConfig, height: int, width: int) -> tuple[int, int]:
+    """Height and width of what the model sees of an image."""
+    return (height, width) if config.roi is None else (config.roi.height, config.roi.width)
 
 
 def _mask_findings(path: Path, height: int, width: int) -> list[Finding]:
@@ -197,6 +218,20 @@ def _odd_sizes(seen: list[_Seen]) -> list[Finding]:
             continue
         (height, width), share = one.size, f"{count} of {len(sizes)} images"
         detail = f"{width}x{height} (width x height); {share} are {usual[1]}x{usual[0]}"
+        findings.append(Finding(one.sample.path, "wrong size", detail))
+    return findings
+
+
+def _foreign(seen: list[_Seen], usual: tuple[int, int], config: DataConfig) -> list[Finding]:
+    """Test images that a model of good images of this size does not judge (imaging.PixelPath)."""
+    findings = []
+    for one in seen:
+        if one.size is None or one.size == usual:
+            continue
+        if config.roi is None and not another_shape(one.size, usual):
+            continue
+        (height, width), why = one.size, " and cut to a region" if config.roi else ""
+        detail = f"{width}x{height} (width x height); good images are {usual[1]}x{usual[0]}{why}"
         findings.append(Finding(one.sample.path, "wrong size", detail))
     return findings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import RunConfig
-from ..data.check import check_dataset
+from ..data.check import check_dataset, require_good_parts
 from ..data.config import DataConfig
 from ..data.layout import GOOD, Dataset, open_dataset
 from ..data.protocols import PROTOCOLS
@@ -65,25 +65,37 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
     for folder in {cell.config.hybrid.textures.folder for cell in cells} - {""}:
         texture_files(folder)
     for cell, dataset in _datasets(cells):
-        labels = {sample.label == GOOD for sample in dataset.test}
-        if labels != {True, False}:
-            lacking = "defective" if True in labels else "good"
-            raise DataError(
-                f"{dataset.root}: {cell.data} has no {lacking} test images; a sweep measures every "
-                "cell on good and defective ones"
-            )
+        _require_both_labels(cell, dataset)
     return cells
 
 
 def check_data(cells: Sequence[Cell], progress: Progress | None = None) -> None:
-    """Read every image and mask of the cells' data sets once; DataError with all that is bad."""
+    """Read every image and mask of the cells' data sets once; DataError with all that is bad.
+
+    Images are too small if they are for the largest model that is trained on them.
+    """
     for cell, dataset in _datasets(cells):
-        report = check_dataset(dataset, cell.config.data, progress)
+        data = cell.root, cell.config.data
+        models = [c.config.model for c in cells if (c.root, c.config.data) == data]
+        size = max(m.height for m in models), max(m.width for m in models)
+        report = check_dataset(dataset, cell.config.data, progress, size=size)
         if report.findings and not cell.skip_bad:
             raise DataError(
                 f"{report.text()}\nremove or mend these images, or set skip_bad = true for "
                 f"{cell.data}"
             )
+        require_good_parts(report)
+        _require_both_labels(cell, report.dataset_without_bad)
+
+
+def _require_both_labels(cell: Cell, dataset: Dataset) -> None:
+    labels = {sample.label == GOOD for sample in dataset.test}
+    if labels != {True, False}:
+        lacking = "defective" if True in labels else "good"
+        raise DataError(
+            f"{dataset.root}: {cell.data} has no {lacking} test images that can be used; a sweep "
+            "measures every cell on good and defective ones"
+        )
 
 
 def _datasets(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Dataset]]:

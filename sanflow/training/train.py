@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.check import check_dataset
+from ..data.check import check_dataset, require_good_parts
 from ..data.layout import Dataset, open_dataset
 from ..data.loader import epoch_batches, image_batches, steps_per_epoch
 from ..data.textures import texture_files
@@ -106,6 +106,7 @@ def _checked(
     )
     if checked.findings and not skip_bad:
         raise DataError(f"{checked.text()}\nremove or mend these images, or give --skip-bad")
+    require_good_parts(checked)
     dataset = checked.dataset_without_bad
     roles = {
         role: tuple((dataset.relative(s.path), checked.content_hashes[s.path]) for s in samples)

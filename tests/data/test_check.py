@@ -13,7 +13,8 @@ import pytest
 from sanflow.data.check import Report, check_dataset
 from sanflow.data.config import DataConfig
 from sanflow.data.layout import open_dataset
-from sanflow.imaging import Roi, read, write_png
+from sanflow.errors import ImageError
+from sanflow.imaging import PixelPath, Roi, read, write_png
 
 from .conftest import Write
 
@@ -120,6 +121,17 @@ def test_an_image_too_small_for_the_region(mvtec: Path, write: Write) -> None:
     assert "0,0,8,6 (x,y,width,height) lies outside" in report.findings[0].detail
 
 
+def test_a_region_with_too_few_pixels_for_the_model(mvtec: Path) -> None:
+    """The model sees the region, however large the photograph."""
+    config = DataConfig(roi=Roi(x=0, y=0, width=4, height=2))
+    dataset = open_dataset(mvtec, config)
+    assert not check_dataset(dataset, config, size=(32, 64)).findings
+    report = check_dataset(dataset, config, size=(64, 64))
+    assert len(report.findings) == 24
+    with pytest.raises(ImageError, match=r"4x2 pixels .* too few"):
+        PixelPath(64, 64, config.roi).load(report.findings[0].path)
+
+
 # Duplicates
 
 
@@ -188,6 +200,27 @@ def test_the_size_of_the_good_pictures_is_known_if_it_is_one(mvtec: Path, write:
     write("train/good/trimmed.png", height=7, width=9)
     assert not checked(mvtec).findings
     assert checked(mvtec).size is None
+
+
+@pytest.mark.parametrize(
+    ("roi", "size", "why"), [(None, (8, 6), ""), (Roi(1, 1, 4, 4), (7, 8), " and cut to a region")]
+)
+def test_defects_that_the_finished_model_will_not_judge(
+    mvtec: Path, write: Write, roi: Roi | None, size: tuple[int, int], why: str
+) -> None:
+    """Too many to be odd ones out: without the check, the evaluation after the training says so."""
+    for index in range(9):
+        write(f"test/dent/{index}.png", *size)
+    report = checked(mvtec, DataConfig(roi=roi))
+    assert [path for path, _ in found(report)] == [f"test/dent/{i}.png" for i in range(9)]
+    assert report.findings[0].detail == (
+        f"{size[1]}x{size[0]} (width x height); good images are 8x6{why}"
+    )
+    pixels = PixelPath(16, 16, roi, report.size)
+    with pytest.raises(ImageError):
+        pixels.load(report.findings[0].path)
+    for sample in report.dataset_without_bad.test:
+        pixels.load(sample.path)
 
 
 def test_far_fewer_pixels_than_the_models_are_named(mvtec: Path) -> None:

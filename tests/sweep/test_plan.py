@@ -151,6 +151,32 @@ def test_bad_images_may_be_left_out(toml: Path, parts: Path, tmp_path: Path) -> 
     check_data(plan(read_sweep(toml)))
 
 
+def test_without_the_bad_images_something_must_be_left(
+    toml: Path, parts: Path, tmp_path: Path
+) -> None:
+    """Found before the first cell trains, not when it is calibrated or evaluated."""
+    mine = shutil.copytree(parts, tmp_path / "mine")
+    changed(toml, f'{parts.as_posix()}"', 'mine"\nskip_bad = true')
+    for path in (mine / "test" / "good").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="parts has no good test images that can be used"):
+        check_data(plan(read_sweep(toml)))
+    for path in (mine / "calibrate" / "good").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no good part is left to calibrate with"):
+        check_data(plan(read_sweep(toml)))
+
+
+def test_images_too_small_for_one_of_the_models(toml: Path) -> None:
+    """64 x 64 pixels are enough for the tiny model and too few for one of 1056 x 1056."""
+    check_data(plan(read_sweep(toml)))
+    changed(toml, 'presets = ["edge"]', 'presets = ["edge"]\nmethods = ["sanflow", "cflow"]')
+    more = "[set_for.cflow.model]\nheight = 1056\nwidth = 1056\nhead_width = 64\n"
+    toml.write_text(toml.read_text("utf-8") + more, "utf-8")
+    with pytest.raises(DataError, match=r"64x64 .* too few for a model that sees 1056x1056"):
+        check_data(plan(read_sweep(toml)))
+
+
 def test_presets_of_categories(toml: Path, parts: Path, tmp_path: Path) -> None:
     for name in ("grid", "pill"):
         shutil.copytree(parts, tmp_path / "mvtec" / name)

@@ -137,6 +137,19 @@ def test_bad_images_stop_training_before_it_begins(
     assert "train/good/001.png" in names
 
 
+@pytest.mark.parametrize("role", ["train", "calibrate"])
+def test_without_the_bad_images_there_must_be_parts_for_each_role(
+    parts: Path, tmp_path: Path, config: RunConfig, role: str
+) -> None:
+    """Not a traceback, and not a model that can never be calibrated."""
+    for path in (parts / role / "good").iterdir():
+        path.write_bytes(b"")
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match=f"no good part is left to {role} with"):
+        train(parts, out, config, skip_bad=True, device="cpu")
+    assert not out.exists()
+
+
 def test_a_finished_run_is_returned_on_resume_and_never_overwritten(
     parts: Path, tmp_path: Path, config: RunConfig
 ) -> None:
