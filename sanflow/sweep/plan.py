@@ -137,6 +137,12 @@ def _cells(sweep: Sweep, entry: DataEntry) -> Iterator[Cell]:
 def _preset(entry: DataEntry, method: str, preset: str, category: str | None) -> str | None:
     """Its name; None for the method's own."""
     if entry.category_presets:
+        if preset != OWN:
+            raise ConfigError(
+                "category_presets: its cells are trained with METHOD-CATEGORY, not with "
+                f"{preset!r} of presets, whose name they would bear; leave presets out (or "
+                f"{OWN!r}), and give other presets a sweep of their own"
+            )
         for name in (f"{entry.layout}-{category}", category):
             if f"{method}-{name}" in PRESETS:
                 return name

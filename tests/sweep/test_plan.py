@@ -191,6 +191,19 @@ def test_presets_of_categories(toml: Path, parts: Path, tmp_path: Path) -> None:
         plan(read_sweep(changed(toml, '"cflow"', '"sanflow"')))
 
 
+def test_presets_of_categories_bear_no_other_presets_name(
+    toml: Path, parts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(parts, tmp_path / "mvtec" / "grid")
+    entry = 'root = "mvtec"\nlayout = "mvtec-ad"\ncategory_presets = true'
+    changed(toml, f'root = "{parts.as_posix()}"', entry)
+    changed(toml, 'presets = ["edge"]', 'methods = ["cflow"]\npresets = ["own", "edge"]')
+    text = toml.read_text("utf-8")
+    toml.write_text(text[: text.index("[set]")], "utf-8")
+    with pytest.raises(ConfigError, match="trained with METHOD-CATEGORY, not with 'edge'"):
+        plan(read_sweep(toml))
+
+
 def test_a_texture_folder_that_is_not_there(toml: Path) -> None:
     changed(toml, 'presets = ["edge"]', 'methods = ["cls-cnf"]')
     text = toml.read_text("utf-8")
