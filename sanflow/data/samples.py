@@ -8,6 +8,7 @@ name, so that neither the order of files nor the addition of others moves a grou
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,11 +62,22 @@ class Dataset:
 
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below `folder` with one of the suffixes, sorted; hidden files and folders are not."""
+    """Files below `folder` with one of the suffixes, sorted; hidden files and folders are not.
+
+    Raises DataError for a name that is not UTF-8: no run or report could hold it.
+    """
     found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    return sorted(
+    files = sorted(
         p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)
     )
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name of {os.fsencode(path)!r} is not UTF-8; rename the file or folder"
+            ) from None
+    return files
 
 
 def hold_out(

@@ -22,6 +22,7 @@ from .augment import augment
 from .config import TextureConfig
 from .foreground import foreground
 from .perlin import blots
+from .samples import files_in
 
 Image = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -109,7 +110,7 @@ def texture_files(folder: str) -> tuple[Path, ...]:
             f"{root}: no such folder of textures; give a folder of pictures, such as those of the "
             "Describable Textures Dataset, as hybrid.textures.folder, or '' to use the parts alone"
         )
-    files = tuple(p for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = tuple(files_in(root, IMAGE_SUFFIXES))
     if not files:
         raise DataError(f"{root}: no image in this folder of textures or below it")
     return files

@@ -297,6 +297,17 @@ def test_a_quote_that_is_not_closed_takes_no_lines_with_it(tmp_path: Path, write
         open_dataset(write_csv(tmp_path, *lines, *more), DataConfig())
 
 
+def test_a_name_in_another_encoding_is_named(tmp_path: Path, write: Write) -> None:
+    for i in range(3):
+        write(f"{i}.png")
+    try:
+        os.rename(tmp_path / "2.png", os.fsencode(tmp_path) + b"/T\xfcr.png")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has only UTF-8 names")
+    with pytest.raises(DataError, match=r"T\\xfcr\.png' is not UTF-8; rename"):
+        open_dataset(tmp_path, DataConfig())
+
+
 # The hold-out
 
 

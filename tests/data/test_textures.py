@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sanflow.data.config import TextureConfig
-from sanflow.data.textures import TextureSynthesiser
+from sanflow.data.textures import TextureSynthesiser, texture_files
 from sanflow.errors import DataError, InputError
 from sanflow.imaging import write_png
 
@@ -102,6 +102,13 @@ def test_a_folder_is_read_from_all_below_it(tmp_path: Path) -> None:
     for image, label in zip(changed, labels, strict=True):
         if label.any():  # a texture of one colour stays one, whatever its colours become
             assert image[label > 0].std(axis=0).max() < 2
+
+
+def test_hidden_files_are_no_textures(tmp_path: Path) -> None:
+    """Archives made on a Mac have one beside every picture; reading it would end the training."""
+    write_png(tmp_path / "red.png", np.full((9, 7, 3), (255, 0, 0), np.uint8))
+    (tmp_path / "._red.png").write_bytes(b"resource fork")
+    assert texture_files(str(tmp_path)) == (tmp_path / "red.png",)
 
 
 def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
