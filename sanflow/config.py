@@ -37,6 +37,7 @@ class OptimConfig:
     """Deviation of the Gaussian noise added to the features: regularises; for scaled features."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
+    """Of everything random in training; from 0 to 2^63 - 1."""
     workers: int = 2
     """Threads that prepare batches ahead; 0 prepares in the training thread. Changes no bit."""
 
@@ -57,6 +58,8 @@ class OptimConfig:
             raise ValueError(f"betas {self.betas} must be in [0, 1)")
         if self.epsilon <= 0 or self.weight_decay < 0:
             raise ValueError("epsilon must be positive, weight_decay not negative")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} must be from 0 to {2**63 - 1}")
         if self.workers < 0:
             raise ValueError(f"workers {self.workers} must not be negative")
 
@@ -72,6 +75,8 @@ class PretextConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
             raise ValueError("steps, batch and learning_rate must be positive")
+        if self.batch < 2:
+            raise ValueError("batch 1 would hold a good image alone, and nothing to learn: give 2")
 
 
 @dataclass(frozen=True)

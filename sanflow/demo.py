@@ -34,6 +34,7 @@ from .runtime.infer import infer
 from .runtime.parity import verify
 from .runtime.records import Record
 from .training.log import Status
+from .training.presets import load_config
 from .training.train import train
 
 FALSE_ALARMS = 0.02
@@ -110,14 +111,14 @@ QUICK = Size(
 def run_demo(out: Path, show: Show, *, seed: int = 0, size: Size = FULL) -> Evaluation:
     """Leave parts, a run, two bundles, verdicts, a report and a picture in `out`.
 
-    Raises InputError if `out` already holds files.
+    Raises InputError if `out` already holds files, ConfigError for a negative seed.
     """
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty; give another folder with --out, or remove it")
+    config = load_config(size.config, None, {"optim.seed": seed})
     parts = out / "parts"
     with show.counting("photographing parts") as counted:
         make_demo_parts(parts, seed, size.train, size.good, size.per_defect, progress=counted)
-    config = replace(size.config, optim=replace(size.config.optim, seed=seed))
     with show.training() as report:
         run = train(parts, out / "run", config, progress=report)
     with show.counting("calibrating") as counted:

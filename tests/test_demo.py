@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sanflow.demo import QUICK, run_demo
-from sanflow.errors import InputError
+from sanflow.errors import ConfigError, InputError
 from sanflow.imaging import read
 from sanflow.run import open_run
 from sanflow.runtime import Detector
@@ -37,6 +37,12 @@ class Quiet:
     @contextmanager
     def judging(self) -> Iterator[Any]:
         yield lambda record: None
+
+
+def test_a_negative_seed_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed -1 must be from 0"):
+        run_demo(tmp_path / "demo", Quiet(), seed=-1, size=QUICK)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_the_demo_leaves_parts_run_bundles_verdicts_and_report(tmp_path: Path) -> None:
