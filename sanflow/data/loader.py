@@ -89,7 +89,11 @@ def shuffled_batches(
     order = np.resize(order, share * world * size).reshape(-1, size)
 
     def prepare(step: int) -> Made:
-        images = [pixel_path.load(samples[i].path) for i in order[step]]
+        # Each image once: fewer images than a batch holds come several times, and a maker tells a
+        # part from the others that lend it an anomaly's content by the object.
+        chosen = order[step].tolist()
+        loaded = {i: pixel_path.load(samples[i].path) for i in set(chosen)}
+        images = [loaded[i] for i in chosen]
         return maker.batch(images, images, epoch, step)
 
     steps = range(rank, share * world, world)

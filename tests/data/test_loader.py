@@ -56,6 +56,17 @@ def test_few_images_wrap_around_as_often_as_needed(samples: list[Sample]) -> Non
     assert [sorted(b) for b in order(samples[:2])] == [[0, 0, 1, 1]]
 
 
+def test_a_part_that_comes_twice_lends_itself_no_patch(samples: list[Sample]) -> None:
+    """On a flat image its own patch would be invisible, and labelled an anomaly."""
+    synth = SynthConfig(quotas=(1, 7, 0, 0), jitter=0.0, blur=0.0)
+    for epoch in range(5):
+        chosen = [samples[0], samples[9]]
+        for images, masks in epoch_batches(chosen, PIXELS, synth, seed=0, epoch=epoch):
+            for image, mask in zip(images[1:], masks[1:], strict=True):
+                assert len(np.unique(image)) > 1
+                assert mask.any()
+
+
 def test_the_order_follows_from_seed_and_epoch(samples: list[Sample]) -> None:
     drawn = [order(samples, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0))]
     assert drawn[0] == order(samples)
