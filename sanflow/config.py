@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from .data.config import DataConfig, SynthConfig, TextureConfig
-from .model.config import LossConfig, SanflowConfig
+from .model.config import LossConfig, PyramidConfig, SanflowConfig
 from .model.options import AnyConfig
 from .model.token_config import TRANSFORMERS
 
@@ -32,7 +32,8 @@ class OptimConfig:
     """Steps per batch, each with its own positions and noise. The first trains flows and head, the
     others the flows alone: the extractor and the head, which cost most, run once."""
     fibre: int = 0
-    """Feature vectors per step, one level after the other; 0 takes all levels in one step."""
+    """Feature vectors per step, one level after the other, where there is no statistics head; 0
+    takes all levels in one step."""
     feature_noise: float = 0.0
     """Deviation of the Gaussian noise added to the features: regularises; for scaled features."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -133,6 +134,16 @@ class RunConfig:
         if not model.positionwise and (self.optim.positions < 1 or self.optim.fibre):
             raise ValueError(
                 f"{name} trains whole images: optim.positions must be 1, optim.fibre 0"
+            )
+        if (
+            self.optim.fibre
+            and isinstance(model, PyramidConfig)
+            and "estimated" in (model.variance, model.mean)
+        ):
+            raise ValueError(
+                f"{name} has a statistics head, which would learn from the first of a batch's "
+                f"fibres alone, none of it of the coarser levels: optim.fibre {self.optim.fibre} "
+                "must be 0; to train fewer positions a step give optim.positions"
             )
         if self.hybrid != HybridConfig() and not model.classifies:
             raise ValueError(f"{name} has no classifier: hybrid and --textures are for cls-cnf")

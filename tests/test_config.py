@@ -61,6 +61,15 @@ GOOD = {"synth": {"enabled": False}}
             {**GOOD, "model": {"method": "fastflow", "feature_scale": "standard"}},
             "feature_scale 'standard' and layer_norm do the same",
         ),
+        ({"optim": {"fibre": 256}}, "a statistics head, which would learn from the first of a"),
+        (
+            {"model": {"variance": "fixed", "mean": "estimated"}, "optim": {"fibre": 8}},
+            "optim.fibre 8 must be 0",
+        ),
+        (
+            {**GOOD, "model": {"method": "cflow-sp"}, "optim": {"fibre": 256}},
+            "cflow-sp has a statistics head",
+        ),
         ({"optim": {"positions": 0.5, "fibre": 8}}, "fibre 8 .* takes all positions"),
         ({"optim": {"betas": [0.9, 1.0]}}, "betas"),
         ({"optim": {"epsilon": 0.0}}, "epsilon must be positive"),
@@ -69,6 +78,13 @@ GOOD = {"synth": {"enabled": False}}
 def test_what_a_method_has_not_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         schema.load(RunConfig, values)
+
+
+def test_fibres_are_for_flows_without_a_head() -> None:
+    unit = {**GOOD, "model": {"variance": "unit"}, "optim": {"fibre": 256}}
+    assert schema.load(RunConfig, unit).optim.fibre == 256
+    cflow = {**GOOD, "model": {"method": "cflow"}, "optim": {"fibre": 256}}
+    assert schema.load(RunConfig, cflow).optim.fibre == 256
 
 
 def test_a_record_without_a_method_is_sanflows() -> None:
