@@ -91,7 +91,8 @@ class Follower:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows that are there now, in order; `position` moves on as each is asked for."""
-        while (number := self._current()) is not None:
+        while (found := self._current()) is not None:
+            number, followed = found
             with open(_path(self._folder, number), "rb") as file:
                 file.seek(self.position.offset)
                 for line in file:
@@ -102,12 +103,17 @@ class Follower:
                         yield json.loads(line)
                     except ValueError:
                         self.torn += 1
-            if not any(n > number for n in numbers(self._folder)):
+            if not followed:
                 return
             self.position = Position(number + 1, 0)
 
-    def _current(self) -> int | None:
-        """The file to read: the position's, or the next one that there is."""
+    def _current(self) -> tuple[int, bool] | None:
+        """The file to read: the position's, or the next one that there is; and whether it is whole,
+        with another behind it.
+
+        To be asked before reading: what is written once its end was seen may be followed by the
+        next file at once.
+        """
         there = numbers(self._folder)
         if not there:
             return None
@@ -115,7 +121,7 @@ class Follower:
         found = [n for n in there if n >= self.position.file] or there
         if found[0] != self.position.file:
             self.position = Position(found[0], 0)
-        return found[0]
+        return found[0], len(found) > 1
 
 
 def numbers(folder: Path) -> list[int]:

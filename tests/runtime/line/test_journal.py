@@ -54,6 +54,29 @@ def test_files_follow_each_other(tmp_path: Path) -> None:
     assert [row["result"] for row in Follower(tmp_path).rows()] == seen
 
 
+def test_a_file_that_grows_and_is_followed_while_it_is_read_to_its_end_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Journal(tmp_path, rotate=_size(rows(1, 1)[0]))
+    writer.append(rows(1, 1))
+    asked = 0
+
+    def listed(folder: Path) -> list[int]:
+        """At the second question one more row ends the file, and another begins the next one."""
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            writer.append(rows(2, 2))
+            writer.append(rows(3, 3))
+        return numbers(folder)
+
+    monkeypatch.setattr(journal, "numbers", listed)
+    reader = Follower(tmp_path)
+    seen = [row["result"] for _ in range(3) for row in reader.rows()]
+    assert numbers(tmp_path) == [1, 2]
+    assert seen == [1, 2, 3]
+
+
 def test_a_new_life_begins_a_new_file(tmp_path: Path) -> None:
     for first in (1, 3):
         writer = Journal(tmp_path)
