@@ -61,6 +61,8 @@ class MqttOutput(Forwarder):
     def announce(self, state: StationState) -> None:
         """Changes at once; heartbeats once a second."""
         before, self._state = self._state, schema.dump(state)
+        if not self._connected.is_set():
+            return  # paho would keep each one; whoever connects tells the latest
         moving = {"heartbeat", "queue"}
         news = {k for k, v in self._state.items() if before.get(k) != v} - moving
         if news or time.monotonic() >= self._said_at + STATE_EVERY:

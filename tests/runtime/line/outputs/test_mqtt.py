@@ -137,6 +137,25 @@ def test_heartbeats_are_told_once_a_second_and_news_at_once(broker: Broker, tmp_
     subscriber.close()
 
 
+def test_a_broker_that_was_away_is_told_the_latest_state_and_no_old_one(
+    broker: Broker, tmp_path: Path
+) -> None:
+    subscriber = Subscriber(broker)
+    line = Line(tmp_path, broker.port)
+    eventually(lambda: line.mqtt.health()["connected"])
+    broker.stop()
+    eventually(lambda: not line.mqtt.health()["connected"])
+    for number in range(50):
+        line.mqtt.announce(a_state(fault=f"fault {number}"))
+    broker.start()
+    eventually(lambda: subscriber.states() and subscriber.states()[-1].get("fault") == "fault 49")
+    line.emit(1, 1)
+    eventually(lambda: len(subscriber.results()) == 1)
+    assert {state.get("fault") for state in subscriber.states()} <= {None, "fault 49"}
+    line.close()
+    subscriber.close()
+
+
 def test_a_broker_that_was_away_gets_everything_once_and_in_order(
     broker: Broker, tmp_path: Path
 ) -> None:
