@@ -139,7 +139,7 @@ class Swapper:
 
     def look(self) -> None:
         """Begin with what was asked for, unless one is being proven."""
-        if self.busy or not self._wanted:
+        if self._proving or not self._wanted:
             return
         path = self._wanted.popleft()
         self._thread = threading.Thread(
@@ -149,7 +149,11 @@ class Swapper:
 
     @property
     def busy(self) -> bool:
-        """Whether a judge is being proven."""
+        """Whether a judge is being proven, or asked for."""
+        return self._proving or bool(self._wanted)
+
+    @property
+    def _proving(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self, path: str) -> None:

@@ -287,6 +287,37 @@ def test_an_engine_that_goes_wrong_while_idle_is_found(bundle: Bundle, tmp_path:
     assert len(opened) >= 3
 
 
+def test_a_swap_that_is_asked_for_while_the_engine_is_opened_anew_is_not_forgotten(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Opening takes longer than the wait until the next attempt, and fails each time."""
+    other = stricter(bundle, tmp_path / "other")
+    opening = threading.Event()
+    broken = faulty("nan", 3)
+
+    def open_judge(path: str) -> Judge:
+        if path == str(other.path):
+            return prove(path, threads=1)
+        if made.queue.engine is None and made.keeper.snapshot(0).fault:
+            opening.set()
+            time.sleep(0.6)
+            raise EngineError("the driver says no")
+        return broken(path)
+
+    made, _ = station(
+        bundle,
+        tmp_path / "s",
+        "sim:?rate=0.001",
+        open_judge=open_judge,
+        idle_check="50ms",
+        hang="300ms",
+    )
+    with running(made):
+        until(opening.is_set)
+        made.swap(str(other.path))
+        until(lambda: made.keeper.bundle == other.manifest.digest, 5.0)
+
+
 def test_the_heart_stands_still_with_the_engine(bundle: Bundle, tmp_path: Path) -> None:
     made, _ = station(
         bundle,
