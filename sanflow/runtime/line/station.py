@@ -8,6 +8,7 @@ verdict.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -68,7 +69,8 @@ class Station:
         told: Callable[[StationState], None] = lambda state: None,
     ) -> None:
         """`folder` gets the journal; `prove` opens a bundle; `outputs` are the fast ones, and
-        `slow` says whether there are others; `told` is called with each new state."""
+        `slow` says whether there are others; `told` is called with each new state, and may fail
+        as a terminal does."""
         line = config.line
         self._config, self._folder = config, folder
         self._make_source, self._outputs, self.told = make_source, list(outputs), told
@@ -251,7 +253,9 @@ class Station:
             notify("WATCHDOG=1")
         if changed:
             notify(f"STATUS={state.text}")
-            self.told(state)
+            # A terminal that was closed, or cannot show a word, is no reason to stop the line.
+            with contextlib.suppress(OSError, ValueError):
+                self.told(state)
 
     def _open_board(self) -> None:
         for path in places(self._folder, "state"):

@@ -198,6 +198,23 @@ def test_a_swap_lies_between_two_parts(bundle: Bundle, tmp_path: Path) -> None:
     assert not [r for r in seen.results if r.bundle == other.manifest.digest and r.verdict == "OK"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(32, "Broken pipe"), UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates")],
+)
+def test_a_terminal_that_is_gone_does_not_end_the_line(
+    error: Exception, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Whoever started it closed the window, or the program that its words were piped to ended."""
+    made, seen = station(bundle, tmp_path / "s")
+
+    def told(state: StationState) -> None:
+        raise error
+
+    made.told = told
+    assert made.run().parts == len(seen.results) == 50
+
+
 def test_a_broken_bundle_changes_nothing(bundle: Bundle, tmp_path: Path) -> None:
     made, seen = station(bundle, tmp_path / "s", LIVE)
     (tmp_path / "broken").mkdir()
