@@ -116,8 +116,9 @@ def load(path: Path | None, **flags: object) -> LineConfig:
     values = _read(path) if path is not None else {}
     for name, value in flags.items():
         table, _, key = name.partition("__")
-        if value is not None:
-            values.setdefault(table, {})[key] = value
+        # What is no table in the file is refused below.
+        if value is not None and isinstance(given := values.setdefault(table, {}), dict):
+            given[key] = value
     others: dict[str, Any] = {
         name: values.pop(name) for name in ("output", "archive", "monitor") if name in values
     }

@@ -190,3 +190,11 @@ def test_bad_values_are_named(tmp_path: Path, toml: str, message: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("text", ['source = "sim:"', '[[source]]\nuri = "sim:"'])
+def test_a_flag_for_what_is_no_table_in_the_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "line.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"line\.toml\.source: expected a table"):
+        load(path, source__uri="sim:")

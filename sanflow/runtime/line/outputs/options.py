@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class MqttOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "keepalive")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port {self.port}: no such port")
         if not self.host or "/" in self.host or "@" in self.host:
             raise ValueError("host is the broker's name or address alone, for example mqtt.plant")
         if not self.prefix or set(self.prefix) & set("+#\0") or self.prefix.endswith("/"):
@@ -115,6 +117,7 @@ class WebhookOptions:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("url is no address of an HTTP server, for example https://mes/results")
+        _check_port("url", parts)
         if parts.username or parts.password:
             raise ValueError("url holds a user or password; put a token into a token_file")
         if self.ca_file and parts.scheme != "https":
@@ -179,9 +182,12 @@ class DioOptions:
         device = urlsplit(self.device)
         if not self.device.startswith("/") and not (device.scheme == "modbus" and device.hostname):
             raise ValueError(f"device {self.device!r}: expected /dev/gpiochip0 or modbus://HOST")
+        _check_port("device", device)
         lines = [n for n in (self.ok, self.ng, self.ready, self.heartbeat) if n is not None]
         if min(lines) < 0 or len(set(lines)) < len(lines):
             raise ValueError(f"lines {lines}: each its own, from 0")
+        if device.scheme == "modbus" and max(lines) > 65535:
+            raise ValueError(f"lines {lines}: Modbus has coils 0 to 65535")
 
     @property
     def name(self) -> str:
@@ -224,6 +230,15 @@ class OpcuaOptions:
 OutputOptions = (
     FilesOptions | MqttOptions | WebhookOptions | ModbusOptions | DioOptions | OpcuaOptions
 )
+
+
+def _check_port(name: str, parts: SplitResult) -> None:
+    try:
+        found = parts.port
+    except ValueError:
+        found = 0
+    if found == 0:
+        raise ValueError(f"{name}: its port is none from 1 to 65535")
 
 
 def _at_least(options: object, least: int, *names: str) -> None:
