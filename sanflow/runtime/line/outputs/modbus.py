@@ -32,6 +32,7 @@ class ModbusOutput(Output):
     def __init__(self, options: ModbusOptions, site: Site) -> None:
         super().__init__(options.name)
         self._options = options
+        self._recipes = [str(site.folder / recipe) for recipe in options.recipes]
         self._registers = Registers()
         self._control: Control | None = None
         self._triggers = 0
@@ -113,7 +114,7 @@ class ModbusOutput(Output):
         return request
 
     def _swap(self, control: Control, number: int) -> None:
-        recipes = self._options.recipes
+        recipes = self._recipes
         if number > len(recipes):
             self._error = f"the PLC asks for recipe {number}, [[output]] recipes has {len(recipes)}"
         else:

@@ -48,7 +48,7 @@ class Station:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[ModbusOutput]:
-    options = ModbusOptions("modbus", "127.0.0.1", free_port(), ("one", "two"))
+    options = ModbusOptions("modbus", "127.0.0.1", free_port(), ("one", "/bundles/two"))
     output = ModbusOutput(options, Site(tmp_path))
     output.open()
     yield output
@@ -115,17 +115,21 @@ def test_only_the_plcs_registers_can_be_written(
     assert read(master, r.LATEST, r.RECORD) == [0] * r.RECORD
 
 
-def test_recipes_by_number(output: ModbusOutput, master: ModbusTcpClient) -> None:
+def test_recipes_by_number(
+    output: ModbusOutput, master: ModbusTcpClient, tmp_path: Path
+) -> None:
     station = Station(output)
     output.attach(station)
     master.write_register(3, 2)
     master.write_register(3, 2)
     master.write_register(3, 3)
-    assert station.bundles == ["two"]
+    assert station.bundles == ["/bundles/two"]
     assert "recipe 3" in output.health()["error"]  # the station makes a warning of it
     assert read(master, r.STATUS + 7, 1) == [3]
     master.write_register(3, 1)
     assert output.health()["error"] == ""
+    # As every path of an output: it lies in the station's folder.
+    assert station.bundles[1:] == [str(tmp_path / "one")]
 
 
 def test_a_station_that_raises_costs_no_connection(
