@@ -19,6 +19,9 @@ from ....errors import ConfigError, InputError
 from ..output import Output, OutputError
 from .options import ArchiveOptions, FilesOptions, OutputOptions
 
+SECRETS = ("password_file", "token_file", "secret_file")
+"""Fields that name a file with a secret; other files are certificates and their keys."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -39,10 +42,19 @@ class Site:
     def secret(self, name: str) -> str:
         """What stands in a file of the user's, without its last line break; empty without a name.
 
-        Raises InputError as `file` does.
+        Raises InputError as `file` does, and for what is not one line of text: a header or a
+        login would be refused with it, in words that show it.
         """
         path = self.file(name)
-        return "" if path is None else Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        if path is None:
+            return ""
+        try:
+            found = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            found = ""
+        if not found or not found.isprintable():
+            raise InputError(f"{path}: expected one line of text, the secret and nothing else")
+        return found
 
     def file(self, name: str) -> str | None:
         """A file of the user's; None without a name, InputError if it is not there to be read."""
@@ -118,7 +130,7 @@ def check_outputs(config: OutputsConfig, site: Site) -> None:
     """Whether all can be made on this machine, without loading a library of theirs.
 
     Raises OutputError if a library is missing or a folder can never be written, InputError if a
-    file is missing.
+    file is missing or holds no secret where it should.
     """
     for name, folder in _folders(config):
         _require_writable(name, site.folder / folder)
@@ -129,7 +141,9 @@ def check_outputs(config: OutputsConfig, site: Site) -> None:
                 f"{options.kind}: {library} is not installed; pip install 'sanflow[{options.kind}]'"
             )
         for field in fields(options):
-            if field.name.endswith("_file"):
+            if field.name in SECRETS:
+                site.secret(getattr(options, field.name))
+            elif field.name.endswith("_file"):
                 site.file(getattr(options, field.name))
 
 

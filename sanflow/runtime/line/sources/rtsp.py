@@ -122,6 +122,7 @@ class RtspSource(Source):
 def rtsp_source(uri: str) -> RtspSource:
     """The source that an rtsp: or rtsps: URI describes; ConfigError says what is wrong with it."""
     address = parse(uri, "#")
-    if not address.place.removeprefix("//"):
+    # Without // nobody would see where a login ends, and it would be shown.
+    if not address.place.startswith("//") or address.place == "//":
         raise SourceError("rtsp: which camera? Give rtsp://HOST/PATH")
     return RtspSource(address, options(Rtsp, address))

@@ -115,9 +115,7 @@ def test_only_the_plcs_registers_can_be_written(
     assert read(master, r.LATEST, r.RECORD) == [0] * r.RECORD
 
 
-def test_recipes_by_number(
-    output: ModbusOutput, master: ModbusTcpClient, tmp_path: Path
-) -> None:
+def test_recipes_by_number(output: ModbusOutput, master: ModbusTcpClient, tmp_path: Path) -> None:
     station = Station(output)
     output.attach(station)
     master.write_register(3, 2)

@@ -141,11 +141,34 @@ def test_the_extras_are_there_for_every_library() -> None:
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
-    table = {"kind": "webhook", "url": "http://mes/x", "secret_file": "key"}
-    with pytest.raises(InputError, match="key: no such file"):
+    table = {"kind": "webhook", "url": "https://mes/x", "ca_file": "ca"}
+    with pytest.raises(InputError, match="ca: no such file"):
         check_outputs(load_options([table], None), Site(tmp_path))
-    (tmp_path / "key").write_bytes(b"\x30\x82\xff")  # as a certificate is, not text
+    (tmp_path / "ca").write_bytes(b"\x30\x82\xff")  # as a certificate may be, not text
     check_outputs(load_options([table], None), Site(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"\x30\x82\xff", b"s3cret\n# made in May\n", b"s3cret\x00"],
+    ids=["empty", "empty line", "binary", "two lines", "zero"],
+)
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ({"kind": "webhook", "url": "http://mes/x"}, "token_file"),
+        ({"kind": "webhook", "url": "http://mes/x"}, "secret_file"),
+        ({"kind": "mqtt", "host": "b", "username": "u"}, "password_file"),
+    ],
+)
+def test_a_secret_that_is_no_line_of_text_is_said_before_anything_starts_and_not_shown(
+    table: dict[str, Any], field: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "word").write_bytes(content)
+    found = load_options([{**table, field: "word"}], None)
+    with pytest.raises(InputError, match="word: expected one line of text") as raised:
+        check_outputs(found, Site(tmp_path))
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("table", ["archive", "jsonl", "csv"])

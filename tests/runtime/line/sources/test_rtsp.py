@@ -134,6 +134,10 @@ def test_a_login_is_used_and_never_shown(
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="Give rtsp://HOST/PATH"):
         open_source("rtsp:")
+    for uri in ("rtsp:u:s3cret@127.0.0.1/s", "rtsp:/u:s3cret@127.0.0.1/s"):
+        with pytest.raises(SourceError, match="Give rtsp://HOST/PATH") as unmarked:
+            open_source(uri)
+        assert "s3cret" not in str(unmarked.value)
     with pytest.raises(InputError, match="cannot be read: No such file"):
         open_source(f"rtsp://127.0.0.1/s#login={tmp_path}/none").open()
     with pytest.raises(SourceError, match="Connection refused"):
