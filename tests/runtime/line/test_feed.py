@@ -14,7 +14,7 @@ from sanflow.runtime.line.journal import Journal, numbers
 from sanflow.runtime.line.output import Output, Picture, StationState
 from sanflow.runtime.line.result import PartResult
 from sanflow.runtime.line.ring import Board
-from sanflow.runtime.line.slow import serve
+from sanflow.runtime.line.slow import Assignment, make, serve
 from sanflow.runtime.line.slowside import SlowSide
 
 from .test_state import result
@@ -154,6 +154,33 @@ def test_one_that_fails_holds_up_nobody(tmp_path: Path) -> None:
     serving.join(20)
     assert broken.seen == []
     assert fine.closed
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"kind": "webhook", "url": "https://mes/x"},
+        {"kind": "mqtt", "host": "b", "tls": True},
+    ],
+)
+def test_a_certificate_that_is_none_holds_up_nobody(
+    table: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if table["kind"] == "mqtt":
+        pytest.importorskip("paho.mqtt", reason="pip install sanflow[mqtt]")
+    (tmp_path / "ca.pem").write_text("no certificate")
+    write(tmp_path, 1, 5)
+    outputs = [{"kind": "jsonl"}, {**table, "ca_file": "ca.pem"}]
+    given = Assignment(str(tmp_path), "", "", "", 0, 0, 0, outputs, {}, None)
+    made = make(given, tmp_path)
+    stop = threading.Event()
+    serving = threading.Thread(target=serve, args=(tmp_path, made, None, None, stop))
+    serving.start()
+    until(lambda: "cannot be used" in caplog.text)
+    stop.set()
+    serving.join(20)
+    (file,) = (tmp_path / "results").iterdir()
+    assert len(file.read_text().splitlines()) == 5
 
 
 def test_the_state_is_announced_when_it_changes(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def _require_writable(name: str, folder: Path) -> None:
 def make_outputs(config: OutputsConfig, site: Site, *, fast: bool) -> list[Output]:
     """The outputs of the fast or of the slow side, not opened yet; the archive comes first.
 
-    Raises OutputError or InputError as `check_outputs` does, and for a file of the wrong kind.
+    Raises OutputError or InputError as `check_outputs` does. A certificate that is none is said by
+    its output's `open`, and holds up no other one.
     """
     check_outputs(config, site)
     if config.archive is not None:

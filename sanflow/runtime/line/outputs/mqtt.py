@@ -38,9 +38,8 @@ class MqttOutput(Forwarder):
     """One broker."""
 
     def __init__(self, options: MqttOptions, site: Site) -> None:
-        """Raises InputError if a file with a secret or a certificate cannot be read."""
         super().__init__(options.name, site.archive)
-        self._options = options
+        self._options, self._site = options, site
         self._station = site.name
         self._topic = f"{options.prefix}/{re.sub('[+#/]', '_', site.name)}"
         self._session = uuid.uuid4().hex
@@ -50,10 +49,13 @@ class MqttOutput(Forwarder):
         self._acknowledged = threading.Condition()
         self._connected = threading.Event()
         self._stored_upto = 0
-        self._client = self._make_client(site)
+        self._client: mqtt.Client
 
     def open(self) -> None:
-        """Begin to connect, and to send what waits."""
+        """Begin to connect, and to send what waits; InputError or OutputError for a file with a
+        secret or a certificate that cannot be used."""
+        # Here, and before anything is begun: whatever fails in `open` holds up no other output.
+        self._client = self._make_client(self._site)
         super().open()
         self._client.connect_async(*self._options.address, self._options.keepalive)
         self._client.loop_start()
@@ -133,7 +135,7 @@ class MqttOutput(Forwarder):
                 )
             except OSError as error:  # ssl.SSLError is one
                 raise OutputError(
-                    f"{self.name}: the certificates cannot be used ({error}); expected PEM files"
+                    f"the certificates cannot be used ({error}); expected PEM files"
                 ) from None
         offline = _json({"online": False, "station": site.name, "session": self._session})
         client.will_set(f"{self._topic}/state", offline, qos=1, retain=True)

@@ -28,16 +28,22 @@ class WebhookOutput(Forwarder):
     """One address."""
 
     def __init__(self, options: WebhookOptions, site: Site) -> None:
-        """Raises InputError if a file is not there, OutputError if `ca_file` is no certificate."""
+        """Raises InputError if a file is not there, or holds no secret where it should."""
         self._url = urlsplit(options.url)
         super().__init__(options.name, site.archive)
         self._options = options
         self._station = site.name
         self._token = site.secret(options.token_file)
         self._secret = site.secret(options.secret_file)
-        self._context = self._trust(site.file(options.ca_file))
+        self._authority = site.file(options.ca_file)
         self._refused = 0
         self.batch = options.batch
+
+    def open(self) -> None:
+        """Begin to send what waits; OutputError if `ca_file` is no certificate."""
+        # Here, and before anything is begun: whatever fails in `open` holds up no other output.
+        self._context = self._trust(self._authority)
+        super().open()
 
     def health(self) -> dict[str, Any]:
         """As Forwarder.health, and how many results the server refused for good."""
@@ -87,7 +93,7 @@ class WebhookOutput(Forwarder):
             return ssl.create_default_context(cafile=authority)
         except OSError as error:  # ssl.SSLError is one
             raise OutputError(
-                f"{self.name}: {authority} cannot be used ({error}); expected a PEM file"
+                f"{authority} cannot be used ({error}); expected a PEM file"
             ) from None
 
     def _headers(self, body: bytes, rows: Sequence[Row]) -> dict[str, str]:

@@ -253,9 +253,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     site = Site(tmp_path, archive=tmp_path)
     options = MqttOptions("mqtt", "b", username="u", password_file="absent")
     with pytest.raises(InputError, match="absent: no such file"):
-        MqttOutput(options, site)
+        MqttOutput(options, site).open()
     with pytest.raises(InputError, match=r"ca\.pem: no such file"):
-        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)
+        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site).open()
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(OutputError, match="certificates cannot be used"):
-        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site)
+        MqttOutput(MqttOptions("mqtt", "b", tls=True, ca_file="ca.pem"), site).open()
