@@ -91,11 +91,25 @@ class Feed:
         while going_on:
             last = self._closing.is_set()
             self._announce()
-            going_on = all(self._take(row) for row in self._follower.rows()) and not last
+            going_on = self._read() and not last
             self._save(force=not going_on)
             self._closing.wait(POLL)
         self._announce()
         self.output.close()
+
+    def _read(self) -> bool:
+        """Hand over what there is; False if it has to wait for the next start.
+
+        What the disk does not give now, or gave way to newer files just when it was to be opened,
+        is looked for again.
+        """
+        try:
+            return all(self._take(row) for row in self._follower.rows())
+        except OSError as error:
+            if str(error) != self.trouble:
+                _log.warning("%s: the journal cannot be read: %s", self.output.name, error)
+            self.trouble = str(error)
+            return True
 
     def _take(self, row: Any) -> bool:
         """A row of the journal; one that holds no result, as another version has them, is skipped.

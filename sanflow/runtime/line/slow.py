@@ -9,6 +9,7 @@ because it may hold passwords.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -76,7 +77,9 @@ def serve(
     for feed in feeds:
         feed.start()
     while not stop.wait(TICK):
-        _tidy(folder / "journal", feeds)
+        # Where no file can be removed, those who need no disk go on all the same.
+        with contextlib.suppress(OSError):
+            _tidy(folder / "journal", feeds)
     for feed in feeds:
         feed.close()
     end = time.monotonic() + LAST_WORDS

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sanflow.runtime.line import feed as feed_module
+from sanflow.runtime.line import journal as journal_module
+from sanflow.runtime.line import slow as slow_module
 from sanflow.runtime.line.feed import Feed
 from sanflow.runtime.line.journal import Journal, numbers
 from sanflow.runtime.line.output import Output, Picture, StationState
@@ -181,6 +186,58 @@ def test_a_certificate_that_is_none_holds_up_nobody(
     serving.join(20)
     (file,) = (tmp_path / "results").iterdir()
     assert len(file.read_text().splitlines()) == 5
+
+
+def test_a_journal_that_cannot_be_read_for_a_moment_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that gave way to newer ones just when it was to be opened; a disk with an error."""
+    write(tmp_path, 1, 5)
+    write(tmp_path, 6, 9)
+    asked = 0
+
+    def listed(folder: Path) -> list[int]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        found = numbers(folder)
+        (folder / "0001.jsonl").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(journal_module, "numbers", listed)
+    output = Flaky("any")
+    running = feed(output, tmp_path)
+    running.start()
+    until(lambda: output.seen or not running._thread.is_alive())
+    finish(running)
+    assert output.seen == [6, 7, 8, 9]
+    assert running.trouble == ""
+
+
+def test_files_that_cannot_be_removed_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that became read-only: the page and the brokers go on."""
+    tried = threading.Event()
+
+    def refused(folder: Path, before: int) -> None:
+        tried.set()
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(slow_module, "forget", refused)
+    write(tmp_path, 1, 5)
+    output, stop = Flaky("page"), threading.Event()
+    serving = threading.Thread(target=serve, args=(tmp_path, [output], None, None, stop))
+    serving.start()
+    assert tried.wait(10)
+    write(tmp_path, 6, 9)
+    until(lambda: 9 in output.seen or not serving.is_alive())
+    time.sleep(0.3)
+    assert serving.is_alive()
+    stop.set()
+    serving.join(20)
+    assert output.closed
 
 
 def test_the_state_is_announced_when_it_changes(tmp_path: Path) -> None:
