@@ -301,15 +301,16 @@ class Station:
             grabber.join(self._hang)
         self._judging.close()
         self.emitter.close()
-        self._judging.join(self._hang)
         self.keeper.stage("Halted")
         final = self.keeper.snapshot(0)
+        # At once: what follows may take seconds, in which no part would get a verdict.
         self.recorder.tell(final)
-        self.recorder.close()
-        self.tally.unwritten, self.tally.trouble = self.recorder.unwritten, self.recorder.trouble
         for output in self._outputs:
             output.announce(final)
             output.close()
+        self._judging.join(self._hang)
+        self.recorder.close()
+        self.tally.unwritten, self.tally.trouble = self.recorder.unwritten, self.recorder.trouble
         if self.slow is not None:
             self.slow.close()
         for shared in (self.recorder.ring, self.recorder.board):

@@ -103,6 +103,22 @@ def test_stop_gives_every_open_part_its_verdict(bundle: Bundle, tmp_path: Path) 
     assert len(seen.results) == made.emitter.opened
 
 
+def test_nobody_trusts_a_station_that_only_waits_for_its_disk(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last verdict has left: a part that comes now would get none, however Ready it looks."""
+    made, seen = station(bundle, tmp_path / "s")
+    close, found = made.recorder.close, []
+
+    def waiting() -> None:
+        found.append((seen.states[-1].state, seen.closed.is_set()))
+        close()
+
+    monkeypatch.setattr(made.recorder, "close", waiting)
+    made.run()
+    assert found == [("Halted", True)]
+
+
 class Trigger(Output):
     """A PLC that sends part ids."""
 
