@@ -134,14 +134,14 @@ class Emitter:
             part=entry.part,
             verdict=outcome.verdict,
             reason=outcome.reason,
-            detail=outcome.detail,
+            detail=_text(outcome.detail),
             score=outcome.score,
             threshold=threshold,
             uncertain=outcome.uncertain,
             late=outcome.reason == "deadline",
-            source=entry.source,
+            source=_text(entry.source),
             sequence=frame.sequence if frame else None,
-            image=frame.name if frame else "",
+            image=_text(frame.name) if frame else "",
             encoder=frame.encoder if frame else None,
             bundle=bundle,
             engine=engine,
@@ -152,3 +152,8 @@ class Emitter:
             total_ms=round(1e3 * (now - entry.begun), 3),
             run=self._run,
         )
+
+
+def _text(said: str) -> str:
+    """What every output can write: a file's name may be bytes that are no UTF-8."""
+    return said.encode("utf-8", "backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from sanflow.bundle import Bundle
 from sanflow.imaging import encode_png
+from sanflow.runtime.line.outputs.store import Store
 from sanflow.runtime.line.sources import open_source
 
 from ..station_kit import broken_promises, station
@@ -35,6 +37,23 @@ def test_a_folder_is_judged_to_its_end(bundle: Bundle, tmp_path: Path) -> None:
     assert (tally.parts, tally.reasons.get("incomplete")) == (12, 1)
     assert seen.results[5].reason == "incomplete"
     assert "truncated" in seen.results[5].detail
+
+
+def test_names_that_are_no_utf8_are_kept_by_the_archive(bundle: Bundle, tmp_path: Path) -> None:
+    """As another system writes them, with an umlaut in one byte."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / os.fsdecode(b"schl\xfcssel.png")).write_bytes(png(1))
+    (folder / os.fsdecode(b"t\xfcr.png")).write_bytes(b"no picture")
+    uri = f"folder:{folder}?watch=no"
+    made, seen = station(bundle, tmp_path / "s", make_source=lambda: open_source(uri))
+    made.run()
+    assert [result.image for result in seen.results] == [r"schl\udcfcssel.png", r"t\udcfcr.png"]
+    assert r"t\udcfcr.png" in seen.results[1].detail
+    store = Store(tmp_path / "archive")
+    ids = [store.add(result) for result in seen.results]
+    assert store.after(0, 5) == list(zip(ids, seen.results, strict=True))
+    store.close()
 
 
 def test_a_hot_folder(bundle: Bundle, tmp_path: Path) -> None:
