@@ -54,6 +54,7 @@ class Device:
     name: str
     sm: tuple[int, int]
     """Compute capability."""
+    multiprocessors: int
     driver: str
     """The newest CUDA version that the driver supports."""
     integrated: bool
@@ -71,6 +72,7 @@ class CudaBackend(Protocol):
     package: str
     name: str
     sm: tuple[int, int]
+    multiprocessors: int
     driver: str
     integrated: bool
 
@@ -159,7 +161,14 @@ def device(choice: CudaChoice = "auto") -> Device:
     finally:
         cuda.close()
     return Device(
-        cuda.name, cuda.sm, cuda.driver, cuda.integrated, free, total, package=cuda.package
+        cuda.name,
+        cuda.sm,
+        cuda.multiprocessors,
+        cuda.driver,
+        cuda.integrated,
+        free,
+        total,
+        package=cuda.package,
     )
 
 

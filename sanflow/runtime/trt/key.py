@@ -1,7 +1,9 @@
 """What a plan is valid for: any difference here means another plan.
 
 Plans are bound to TensorRT's version, the driver, the GPU model and the flags they were built with;
-some of them also load elsewhere and then run slowly or wrongly. The workspace is no part of it: it
+some of them also load elsewhere and then run slowly or wrongly. A model is more than its name: all
+modules of a Jetson family call their GPU alike ("Orin") and have one compute capability, from 4 to
+16 multiprocessors, and power modes turn some of these off. The workspace is no part of it: it
 follows the free memory, and a plan is as valid with another one.
 """
 
@@ -34,6 +36,7 @@ class PlanKey:
     driver: str
     gpu: str
     sm: str
+    multiprocessors: int
     architecture: str
     system: str
     tf32: bool
@@ -63,6 +66,7 @@ def plan_key(graph: str, precision: str, api: Api, device: Device, recipe: Recip
         driver=driver_version(device),
         gpu=device.name,
         sm=f"{device.sm[0]}.{device.sm[1]}",
+        multiprocessors=device.multiprocessors,
         architecture=platform.machine(),
         system=platform.system(),
         tf32=recipe.tf32,

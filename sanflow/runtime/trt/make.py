@@ -35,7 +35,10 @@ class BuildReport:
         rows = [
             ("precision", self.precision + (f" ({self.note})" if self.note else "")),
             ("engine", f"{key.product} {key.version}{', TF32' if key.tf32 else ''}"),
-            ("GPU", f"{key.gpu}, SM {key.sm}, {key.driver}"),
+            (
+                "GPU",
+                f"{key.gpu}, SM {key.sm}, {key.multiprocessors} multiprocessors, {key.driver}",
+            ),
             ("plan", f"{self.plan.bytes / 2**20:.1f} MiB, {self.folder}"),
             ("built", f"{self.plan.built}, in {self.plan.seconds:.0f} s, "
              f"workspace {self.plan.workspace / 2**20:.0f} MiB"),

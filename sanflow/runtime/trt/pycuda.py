@@ -32,7 +32,9 @@ class PyCuda(CudaBackend):
         device = _call(driver.Device, 0)
         self.name = device.name().strip()
         self.sm = device.compute_capability()
-        self.integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+        attribute = driver.device_attribute
+        self.multiprocessors = int(device.get_attribute(attribute.MULTIPROCESSOR_COUNT))
+        self.integrated = bool(device.get_attribute(attribute.INTEGRATED))
         number = driver.get_driver_version()
         self.driver = f"{number // 1000}.{number % 1000 // 10}"
         self._primary = _primary()

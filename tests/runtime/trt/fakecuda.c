@@ -8,7 +8,8 @@
 
    FAKECUDA unset           no device                FAKECUDA_INTEGRATED=1   memory is shared
    FAKECUDA_LIMIT=bytes     out of memory above it   FAKECUDA_NOCAPTURE=1    no stream capture
-   FAKECUDA_SM=87           compute capability       FAKECUDA_INIT=code      what cuInit returns */
+   FAKECUDA_SM=87           compute capability       FAKECUDA_INIT=code      what cuInit returns
+   FAKECUDA_MULTIPROCESSORS=8                        how many the GPU has */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -250,7 +251,8 @@ API R cuDeviceGetUuid(void *u, int d) { memset(u, 7, 16); return OK; }
 API R cuDeviceGetUuid_v2(void *u, int d) { memset(u, 7, 16); return OK; }
 API R cuDeviceGetAttribute(int *v, int a, int d) {
     int sm = (int)number("FAKECUDA_SM", 87);
-    *v = a == 75 ? sm / 10 : a == 76 ? sm % 10 : a == 18 ? on("FAKECUDA_INTEGRATED") : a == 19;
+    *v = a == 75 ? sm / 10 : a == 76 ? sm % 10 : a == 18 ? on("FAKECUDA_INTEGRATED")
+       : a == 16 ? (int)number("FAKECUDA_MULTIPROCESSORS", 8) : a == 19;
     return OK;
 }
 API R cuDeviceTotalMem_v2(size_t *n, int d) { *n = 8ull << 30; return OK; }

@@ -29,7 +29,7 @@ TENSORS = (
     TensorSpec("score", "float32", (1,)),
     TensorSpec("map", "float32", (1, HEIGHT, WIDTH)),
 )
-ORIN = Device("Orin", (8, 7), "12.6", True, 2**32, 2**33, "none")
+ORIN = Device("Orin", (8, 7), 8, "12.6", True, 2**32, 2**33, "none")
 
 
 def job(folder: Path, **changes: Any) -> child.Job:
@@ -188,7 +188,7 @@ def test_rtx_refuses_a_gpu_it_has_no_code_for(rtx: Any) -> None:
     loaded = module.load("tensorrt-rtx")
     with pytest.raises(EngineError, match=r"no code for Orin \(SM 87\), only for SM 75"):
         loaded.check_device(ORIN)
-    loaded.check_device(Device("RTX 4090", (8, 9), "13.0", False, 1, 1, "none"))
+    loaded.check_device(Device("RTX 4090", (8, 9), 128, "13.0", False, 1, 1, "none"))
 
 
 @pytest.mark.trt_builder

@@ -82,6 +82,7 @@ KEY = {
     "driver": "CUDA 12.6",
     "gpu": "Orin Nano",
     "sm": "8.9",
+    "multiprocessors": 16,
     "architecture": "aarch64",
     "system": "Windows",
     "tf32": True,
@@ -131,7 +132,10 @@ def test_another_version_or_gpu_builds_its_own(
     folders.add(plan_of(bundle).folder)
     monkeypatch.setenv("FAKECUDA_SM", "86")
     folders.add(plan_of(bundle).folder)
-    assert len(folders) == len(in_process) == 3
+    # Another module of the same family: its name and its compute capability are the same.
+    monkeypatch.setenv("FAKECUDA_MULTIPROCESSORS", "16")
+    folders.add(plan_of(bundle).folder)
+    assert len(folders) == len(in_process) == 4
 
 
 def test_workspace_follows_the_free_memory(
