@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import sys
 
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+
 
 def no_gpu() -> str:
     """Why no GPU can be used, in the driver's words; empty if one answers."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(name)
+        driver = ctypes.CDLL(_LIBRARY)
     except OSError as error:
         return str(error)
     count = ctypes.c_int(0)
@@ -18,6 +20,18 @@ def no_gpu() -> str:
     if code:
         return _name(driver, code)
     return "" if count.value else "CUDA_ERROR_NO_DEVICE"
+
+
+def first_gpu() -> str:
+    """The first GPU's name and size; empty if none answers."""
+    if no_gpu():
+        return ""
+    driver, device = ctypes.CDLL(_LIBRARY), ctypes.c_int()
+    name, count = ctypes.create_string_buffer(256), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceGetAttribute(ctypes.byref(count), _MULTIPROCESSORS, device)
+    return f"{name.value.decode('utf-8', 'replace')}, {count.value} multiprocessors"
 
 
 def _name(driver: ctypes.CDLL, code: int) -> str:

@@ -134,7 +134,7 @@ def tune(
     ratio = _ratio(best)
     stored, problem = None, ""
     try:
-        tuned = Tuned(SCHEMA, this_device(), goal, best.setting, ratio)
+        tuned = Tuned(SCHEMA, this_device(opened.manifest.target), goal, best.setting, ratio)
         stored = str(write(opened, tuned))
     except OSError as error:
         problem = f"{error.strerror or error}; set XDG_CACHE_HOME to a folder of yours"

@@ -1,8 +1,8 @@
 """The setting that `sanflow bench --tune` found for a bundle on this machine, and where it lies.
 
 It is a cache, private to its user and never part of the bundle: without it everything works, at the
-engine's defaults. A file that is not ours, is damaged, or was made on another machine or with other
-engines is ignored with a message.
+engine's defaults. A file that is not ours, is damaged, or was made on another machine, with another
+GPU or with other engines is ignored with a message.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Final, Literal
 
 from .. import schema
 from ..bundle import Bundle
+from ..bundle.manifest import Target
 from ..errors import ConfigError
 from . import private
+from .gpu import first_gpu
 from .machine import describe
 from .setting import Setting
 
@@ -27,7 +29,10 @@ FILE = "tune.json"
 MAX_BYTES = 2**16
 AGAIN = "tune it again with: sanflow bench BUNDLE --tune"
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
+_PACKAGES = (
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu13"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +44,8 @@ class Device:
     cpus: int
     """Processors this process may use."""
     cores: int | None
+    gpu: str
+    """The one that a tensorrt bundle is for; empty where none answers, and for other bundles."""
     engines: dict[str, str]
     """Versions of the installed engines."""
 
@@ -55,10 +62,12 @@ class Tuned:
     """How many times as good as the default setting it was, by its goal."""
 
 
-def this_device() -> Device:
-    """The machine as a tuning names it."""
+def this_device(target: Target) -> Device:
+    """The machine as a tuning of a bundle for this target names it."""
     machine = describe()
-    return Device(machine.cpu, machine.cpus, machine.cores, _versions())
+    # Other bundles are for the CPU first: no start of theirs has to wait for a GPU's driver.
+    gpu = first_gpu() if target == "tensorrt" else ""
+    return Device(machine.cpu, machine.cpus, machine.cores, gpu, _versions())
 
 
 def tuned_setting(bundle: Bundle) -> Setting | None:
@@ -82,8 +91,8 @@ def read(bundle: Bundle) -> tuple[Tuned | None, str]:
         found = schema.load(Tuned, json.loads(data), FILE)
     except (ValueError, RecursionError, ConfigError) as error:
         return None, f"ignored, not a tuning of this version: {error}"
-    if found.device != this_device():
-        return None, "ignored, tuned on another machine or with other engines"
+    if found.device != this_device(bundle.manifest.target):
+        return None, "ignored, tuned on another machine, with another GPU or with other engines"
     return found, ""
 
 

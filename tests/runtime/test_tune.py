@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tuned(setting: Setting, **changes: Any) -> Tuned:
     return dataclasses.replace(
-        Tuned("sanflow.tune/1", this_device(), "latency", setting, 1.5), **changes
+        Tuned("sanflow.tune/1", this_device("onnx"), "latency", setting, 1.5), **changes
     )
 
 
@@ -85,7 +85,7 @@ def test_the_winner_is_stored_and_used(bundle: Bundle, cache: Path, goal: Any) -
     stored = cache / "sanflow" / bundle.manifest.digest / "tune.json"
     assert report.stored == str(stored)
     assert read(bundle) == (
-        Tuned("sanflow.tune/1", this_device(), goal, report.winner, report.ratio),
+        Tuned("sanflow.tune/1", this_device("onnx"), goal, report.winner, report.ratio),
         "",
     )
     with open_engine(bundle) as engine:
@@ -200,7 +200,7 @@ def test_another_bundle_has_another_tuning(make_bundle: MakeBundle) -> None:
     assert read(make_bundle("c", sanflow="0.2.0")) == (None, "")
 
 
-DEVICE = dataclasses.asdict(this_device())
+DEVICE = dataclasses.asdict(this_device("onnx"))
 GOOD = schema.dump(tuned(Setting("openvino", 1)))
 
 
@@ -218,6 +218,7 @@ GOOD = schema.dump(tuned(Setting("openvino", 1)))
         ({**GOOD, "setting": {**GOOD["setting"], "threads": "2"}}, "expected int"),
         ({**GOOD, "device": {**DEVICE, "cpu": "another"}}, "another machine"),
         ({**GOOD, "device": {**DEVICE, "cpus": 4096}}, "another machine"),
+        ({**GOOD, "device": {**DEVICE, "gpu": "Orin"}}, "another GPU"),
         ({**GOOD, "device": {**DEVICE, "engines": {}}}, "other engines"),
         (b"x" * 2**17, "not a small regular file"),
     ],
@@ -234,6 +235,19 @@ def test_what_is_not_this_machines_tuning_is_ignored_with_a_message(
     assert said in record.getMessage()
     assert str(path) in record.getMessage()
     assert "--tune" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "name", ["onnxruntime_gpu", "tensorrt", "tensorrt_cu12", "tensorrt_cu13", "tensorrt_rtx_cu13"]
+)
+def test_whatever_brings_an_engine_has_its_version_in_a_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / f"{name}-0.0.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert this_device("onnx").engines[name.replace("_", "-")] == "0.0.1"
 
 
 def test_only_the_users_own_plain_file_is_read(bundle: Bundle, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sanflow.runtime import available_engines, open_engine, registry
 from sanflow.runtime.registry import open_graph
 from sanflow.runtime.setting import Setting
 from sanflow.runtime.tune import knobs, shapes
+from sanflow.runtime.tuned import Tuned, this_device, write
 
 from ..conftest import MakeBundle, network, noise
 from .conftest import FakeCuda, Trt
@@ -55,6 +56,23 @@ def test_without_a_gpu_the_cpu_verifies_it(
         assert engine.name == "onnxruntime"
     with pytest.raises(EngineError, match="tensorrt-rtx: the driver sees no GPU"):
         open_engine(bundle, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("then", ["0", "1"])
+def test_a_tuning_holds_for_the_gpu_it_was_made_with(
+    standin: Any, in_process: Any, trt_bundle: Trt, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Tuned while no GPU answered, or another module of the same family, whose name is the same."""
+    bundle = trt_bundle()
+    monkeypatch.setenv("FAKECUDA", then)
+    quick = Setting("onnxruntime", 1) if then == "0" else Setting("tensorrt", 2, in_flight=2)
+    write(bundle, Tuned("sanflow.tune/1", this_device("tensorrt"), "latency", quick, 1.5))
+    with open_engine(bundle) as engine:
+        assert (engine.name, engine.in_flight) == (quick.engine, quick.in_flight)
+    monkeypatch.setenv("FAKECUDA", "1")
+    monkeypatch.setenv("FAKECUDA_MULTIPROCESSORS", "16")
+    with open_engine(bundle) as engine:
+        assert (engine.name, engine.in_flight) == ("tensorrt", 1)
 
 
 # ONNX Runtime's CUDA provider --------------------------------------------------------------

@@ -165,10 +165,12 @@ def test_without_a_usable_gpu_it_says_why(
     with pytest.raises(CudaError, match=said):
         open_cuda(choice)
     assert driver.no_gpu().startswith("CUDA_ERROR")
+    assert driver.first_gpu() == ""
 
 
 def test_a_gpu_answers(gpu: FakeCuda) -> None:
     assert driver.no_gpu() == ""
+    assert driver.first_gpu() == "Fake Orin, 8 multiprocessors"
 
 
 def test_without_a_driver_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
