@@ -50,10 +50,15 @@ def scratch(size: int) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Create the folder for this user alone; OSError if it is, or would be, somebody else's."""
+    """Create the folder for this user alone; OSError if it is, or would be, somebody else's.
+
+    Those on the way to it, too: `parents=True` would leave them to the umask, which often lets a
+    group write, and whoever can write above can exchange what is below.
+    """
     if not path.is_absolute():
         raise OSError(0, "this user has no home folder; set XDG_CACHE_HOME")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in (*reversed(path.parents), path):
+        part.mkdir(mode=0o700, exist_ok=True)
     status = os.stat(path)
     _require_own(status, stat.S_ISDIR(status.st_mode), "a folder")
 

@@ -164,12 +164,12 @@ def locked(key: PlanKey, waiting: Callable[[], None]) -> Iterator[Path]:
     """
     place = folder(key)
     try:
-        # Each on the way, not only the last: whoever can write above can exchange what is below.
+        # Each on the way, not only the last, may be there already and others' to write to.
         for part in (private.cache_root(), place.parent, place):
             private.make_folder(part)
     except OSError as error:
         raise EngineError(
-            f"{place}: cannot keep plans there: {error.strerror or error}; give this user a "
+            f"{part}: cannot keep plans there: {error.strerror or error}; give this user a "
             "folder of its own with XDG_CACHE_HOME"
         ) from None
     lock = FileLock(place / ".lock", mode=0o600)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from sanflow.bundle import Bundle
 from sanflow.errors import EngineError, InputError, ParityError
-from sanflow.runtime import Detector, open_engine
+from sanflow.runtime import Detector, open_engine, private, tuned
 from sanflow.runtime.setting import Gpu
 from sanflow.runtime.trt import cache, child, ladder
 from sanflow.runtime.trt import key as key_module
@@ -23,6 +24,7 @@ from sanflow.runtime.trt.cuda import device
 from sanflow.runtime.trt.engine import PlanRefusedError
 from sanflow.runtime.trt.key import PlanKey, plan_key
 from sanflow.runtime.trt.plan import build_plan
+from sanflow.runtime.tuned import Tuned, this_device
 
 from ..conftest import noise
 from .conftest import FakeCuda, Trt, setting
@@ -263,13 +265,32 @@ def test_what_a_killed_builder_left_is_removed(
     assert len(in_process) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+def test_a_tuning_kept_before_does_not_open_the_cache_to_others(
+    standin: Any, in_process: Jobs, trt_bundle: Trt
+) -> None:
+    """Where users have groups of their own, as on a Jetson, the umask lets a group write."""
+    bundle = trt_bundle()
+    usual = os.umask(0o002)
+    try:
+        tuned.write(
+            bundle,
+            Tuned("sanflow.tune/1", this_device("tensorrt"), "latency", setting(), 1.5),
+        )
+        plan = plan_of(bundle)
+    finally:
+        os.umask(usual)
+    for folder in (plan.folder, plan.folder.parent, private.cache_root()):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 def test_a_cache_that_others_may_write_to_is_refused(
     standin: Any, in_process: Jobs, trt_bundle: Trt
 ) -> None:
     bundle = trt_bundle()
     folder = plan_of(bundle).folder
     folder.parent.chmod(0o777)
-    with pytest.raises(EngineError, match="others may write to it; give this user a folder"):
+    with pytest.raises(EngineError, match=r"/trt: .*others may write to it; give this user a fold"):
         plan_of(bundle)
     folder.parent.chmod(0o700)
     plan_of(bundle)
