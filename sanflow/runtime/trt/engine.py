@@ -84,15 +84,14 @@ class TrtEngine(Engine):
         return api.engine_specs(engine)
 
     def _slot(self, cuda_graphs: bool, held: ExitStack) -> Slot:
-        context = self._loaded[0].create_execution_context()
-        if context is None:
-            raise EngineError(
-                f"{self.name} {self.version}: no memory for an execution context: "
-                f"{explain(self._reason() or 'out of memory')}"
-            )
-        slot = Slot(self._cuda, context, self.inputs, self.outputs, cuda_graphs, self._reason)
+        slot = Slot(
+            self._cuda, self._new_context, self.inputs, self.outputs, cuda_graphs, self._reason
+        )
         held.callback(self._close_slot, slot)
         return slot
+
+    def _new_context(self) -> Any:
+        return self._loaded[0].create_execution_context()
 
     def _close_slot(self, slot: Slot) -> None:
         with self._cuda.bind():

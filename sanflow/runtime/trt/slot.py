@@ -40,14 +40,14 @@ class Slot:
     def __init__(
         self,
         cuda: CudaBackend,
-        context: Any,
+        make_context: Callable[[], Any],
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         cuda_graph: bool,
         said: Callable[[], str],
     ) -> None:
         """`said` gives the last error of TensorRT's log. Raises EngineError."""
-        self._cuda, self._context, self._said = cuda, context, said
+        self._cuda, self._said = cuda, said
         self._graph: Handle | None = None
         self.plain = "asked for" if not cuda_graph else ""
         """Why launches are plain; empty where a CUDA graph is used."""
@@ -56,7 +56,14 @@ class Slot:
             held.callback(cuda.destroy, self._stream)
             self._in = [self._tensor(spec, held) for spec in inputs]
             self._out = {spec.name: self._tensor(spec, held) for spec in outputs}
-            held.callback(self._drop_context)  # before the buffers that it points to
+            # Held by nobody else: an error keeps its callers' variables alive, and a context that
+            # outlives the engine keeps it on the GPU. It goes before the buffers it points to.
+            held.callback(self._drop_context)
+            self._context = make_context()
+            if self._context is None:
+                why = explain(said() or "out of memory")
+                raise EngineError(f"TensorRT has no memory for an execution context: {why}")
+            self._connect((*inputs, *outputs))
             held.callback(self._settle)
             for _ in range(WARM_UPS):
                 self._enqueue()
@@ -96,12 +103,15 @@ class Slot:
         if not self._cuda.integrated:
             device = self._cuda.alloc(size)
             held.callback(self._cuda.free, device)
-        if not self._context.set_tensor_address(spec.name, device.address):
-            raise EngineError(f"TensorRT refuses the address of {spec.name}: {self._why()}")
         assert host.array is not None
         view = host.array.view(dtype).reshape(spec.shape)
         view.fill(0)
         return _Tensor(view, host, device)
+
+    def _connect(self, specs: tuple[TensorSpec, ...]) -> None:
+        for spec, tensor in zip(specs, (*self._in, *self._out.values()), strict=True):
+            if not self._context.set_tensor_address(spec.name, tensor.device.address):
+                raise EngineError(f"TensorRT refuses the address of {spec.name}: {self._why()}")
 
     def _enqueue(self) -> None:
         cuda, stream = self._cuda, self._stream

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,38 @@ def test_memory_that_ends_while_opening_is_worded_and_leaves_nothing(
     monkeypatch.setenv("FAKECUDA_LIMIT", str(limit))
     with pytest.raises(EngineError, match="GPU's memory is not enough; close other programs"):
         open_engine(ready, "tensorrt")
+
+
+@pytest.mark.parametrize("fault", ["address", "enqueue"])
+def test_a_failed_opening_gives_engine_and_context_back_before_the_gpu(
+    ready: Bundle, standin: Any, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The error is still there, as while a higher precision is tried in its place."""
+    open_engine(ready, "tensorrt").close()
+    standin("10.3.0", fault)
+    import tensorrt
+
+    from sanflow.runtime.trt.cuda_python import CudaPython
+
+    made: list[Any] = []
+    left: list[bool] = []
+    create, close = tensorrt.ICudaEngine.create_execution_context, CudaPython.close
+
+    def created(self: Any) -> Any:
+        context = create(self)
+        made.extend((weakref.ref(self), weakref.ref(context)))
+        return context
+
+    def closed(self: Any) -> None:
+        gc.collect()  # the stand-in's contexts refer to themselves
+        left.extend(context() is not None for context in made)
+        close(self)
+
+    monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", created)
+    monkeypatch.setattr(CudaPython, "close", closed)
+    with pytest.raises(EngineError):
+        open_engine(ready, "tensorrt")
+    assert left == [False, False]
 
 
 def test_nothing_is_written_beside_the_cache(
