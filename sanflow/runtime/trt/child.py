@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ... import schema
-from ...errors import EngineError, SanflowError
+from ...errors import EngineError, SanflowError, writing
 from .. import private
 from ..engine import TensorSpec
 from .api import Api, Product, Recipe, load
@@ -48,7 +48,7 @@ class Job:
 def build(job: Job, timings: bytes, graph: bytes, say: Any) -> None:
     """Parse, check, build, and write plan and timings; `say` gets one mapping per event.
 
-    Raises EngineError with what NVIDIA's log said.
+    Raises EngineError with what NVIDIA's log said, InputError if the disk does not take the plan.
     """
     errors: list[str] = []
 
@@ -72,9 +72,10 @@ def build(job: Job, timings: bytes, graph: bytes, say: Any) -> None:
         raise _failed(api, [*errors, f"{type(error).__name__}: {error}"]) from error
     if plan is None:
         raise _failed(api, errors or ["the builder returned nothing and logged no error"])
-    private.write(Path(job.plan), plan)
-    if timed:
-        private.write(Path(job.timings), timed)
+    with writing(Path(job.plan)):
+        private.write(Path(job.plan), plan)
+        if timed:
+            private.write(Path(job.timings), timed)
     say({"built": time.perf_counter() - begin})
 
 

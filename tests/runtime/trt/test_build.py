@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from sanflow.errors import EngineError
 from sanflow.runtime import open_engine
 from sanflow.runtime.machine import child_environment
-from sanflow.runtime.trt import child
+from sanflow.runtime.trt import build, child
 from sanflow.runtime.trt.plan import build_plan
 
 from ..conftest import network, noise
@@ -77,6 +78,22 @@ def test_a_child_that_dies_leaves_a_message_and_no_plan(
         build_plan(bundle, bundle.manifest.graph(), workspace=77)
     cached = Path(os.environ["XDG_CACHE_HOME"]) / "sanflow" / "trt"
     assert {path.name for path in cached.glob("*/*")} == {".lock", "build.log"}
+
+
+def test_a_plan_that_cannot_be_written_is_said_and_not_the_builders_last_line(
+    standin: Any, trt_bundle: Trt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the disk is full: the plan cannot be written."""
+    run, bundle = build.run, trt_bundle()
+
+    def nowhere(job: child.Job, *rest: Any) -> build.Built:
+        return run(dataclasses.replace(job, plan=f"{job.plan}/missing/plan"), *rest)
+
+    monkeypatch.setattr(build, "run", nowhere)
+    with pytest.raises(
+        EngineError, match=r"/plan: cannot be written: No such file or directory \[.*MiB were free"
+    ):
+        build_plan(bundle, bundle.manifest.graph())
 
 
 def test_a_module_that_is_missing_in_the_child_is_worded(
