@@ -90,11 +90,14 @@ def child_environment() -> dict[str, str]:
 
 def child_command(module: str) -> list[str]:
     """`python -m MODULE`, which finds nothing in the working directory; Python 3.10 would."""
-    code = (
-        "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
-        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return child_code(
+        f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
-    return [sys.executable, "-c", code]
+
+
+def child_code(code: str) -> list[str]:
+    """`python -c CODE`, which finds nothing in the working directory either."""
+    return [sys.executable, "-c", f"import sys; sys.path[:] = [p for p in sys.path if p]; {code}"]
 
 
 def peak_rss_mib() -> float | None:

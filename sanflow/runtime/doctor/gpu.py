@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import private
+from ..machine import child_command
 from ..trt.key import kernel_module
 from ..trt.messages import explain
 from .check import Check
 from .jetson import Jetson, jetson
 from .probe import ask
 
-LOOK = ("-m", "sanflow.runtime.doctor.look")
+LOOK = tuple(child_command("sanflow.runtime.doctor.look"))
 PACKAGES = ("cuda-python", "pycuda")
 MIB = 2**20
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Literal
 
-from ..machine import Machine, default_threads
+from ..machine import Machine, child_code, default_threads
 from ..registry import ENGINES, install, missing
 from ..trt.api import MODULES
 from .check import Check
@@ -50,12 +50,12 @@ def engines() -> Iterator[Check]:
         elif name in MODULES:
             yield _tensorrt(name)
         else:
-            yield _package("engine", name, ask("-c", _CODE[kind.package]), name)
+            yield _package("engine", name, ask(*child_code(_CODE[kind.package])), name)
 
 
 def training() -> Check:
     """Only a PC that trains needs it."""
-    return _package("training", "PyTorch", ask("-c", _CODE["torch"]), "train")
+    return _package("training", "PyTorch", ask(*child_code(_CODE["torch"])), "train")
 
 
 def _package(group: Literal["engine", "training"], name: str, answer: Answer, extra: str) -> Check:

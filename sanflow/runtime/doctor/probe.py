@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,11 +22,11 @@ class Answer:
     text: str
 
 
-def ask(*arguments: str) -> Answer:
-    """The last line that `python ARGUMENTS` prints; its last line of errors if it fails."""
+def ask(*command: str) -> Answer:
+    """The last line that a Python child prints; its last line of errors if it fails."""
     try:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            command,
             env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -11,6 +11,7 @@ from sanflow.runtime import registry
 from sanflow.runtime.doctor import gpu as gpu_checks
 from sanflow.runtime.doctor import machine
 from sanflow.runtime.doctor.probe import Answer
+from sanflow.runtime.machine import child_code
 
 from ..trt.conftest import fake_driver, gpu, standin, trt_bundle
 
@@ -55,9 +56,10 @@ def answers() -> Answers:
 @pytest.fixture(autouse=True)
 def canned(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(*words: str) -> Answer:
-        if words[0] == "-c":
-            return next(answers[name] for name, code in machine._CODE.items() if code == words[1])
-        return answers[" ".join(words[2:])]
+        if words[:3] == gpu_checks.LOOK:
+            return answers[" ".join(words[3:])]
+        names = {tuple(child_code(code)): name for name, code in machine._CODE.items()}
+        return answers[names[words]]
 
     def no_gpu() -> str:
         return "" if answers["driver"].kind == "ok" else NO_DRIVER.text

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from sanflow.runtime.doctor import machine, probe
+from sanflow.runtime.doctor import gpu, machine, probe
 from sanflow.runtime.doctor.gpu import LOOK
 from sanflow.runtime.doctor.probe import Answer, ask
+from sanflow.runtime.machine import child_code, child_environment
 
 from ..trt.conftest import FakeCuda
 
@@ -28,24 +30,39 @@ from ..trt.conftest import FakeCuda
     ],
 )
 def test_how_a_child_may_end(code: str, kind: str, text: str) -> None:
-    assert ask("-S", "-c", code) == Answer(kind, text)  # type: ignore[arg-type]
+    assert ask(sys.executable, "-S", "-c", code) == Answer(kind, text)  # type: ignore[arg-type]
 
 
 def test_a_child_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SECONDS", 0.2)
-    assert ask("-S", "-c", "import time; time.sleep(60)").kind == "slow"
+    assert ask(sys.executable, "-S", "-c", "import time; time.sleep(60)").kind == "slow"
 
 
-def test_a_machine_that_starts_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.sys, "executable", "/no/such/python")
-    assert "no child process" in ask("-c", "").text
+def test_a_machine_that_starts_no_child() -> None:
+    assert "no child process" in ask("/no/such/python", "-c", "").text
+
+
+def test_a_child_runs_nothing_of_its_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python 3.10 starts it, which knows no PYTHONSAFEPATH."""
+    for name in ("json", "onnxruntime", "sanflow"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')")
+    environment = {k: v for k, v in child_environment().items() if k != "PYTHONSAFEPATH"}
+    monkeypatch.setattr(probe, "child_environment", lambda: environment)
+    monkeypatch.chdir(tmp_path)
+    for module in (gpu, machine):
+        monkeypatch.setattr(module, "ask", ask)
+    found = [check.detail for check in [*machine.engines(), *gpu.checks()]]
+    assert "CPUExecutionProvider" in " ".join(found)
+    assert "hijacked" not in " ".join(found)
 
 
 @pytest.mark.parametrize(
     ("package", "words"), [("onnxruntime", "CPUExecutionProvider"), ("openvino", "on CPU")]
 )
 def test_the_real_packages(package: str, words: str) -> None:
-    assert words in ask("-c", machine._CODE[package]).text
+    assert words in ask(*child_code(machine._CODE[package])).text
 
 
 @pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="there is a driver here")
