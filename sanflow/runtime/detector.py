@@ -150,7 +150,12 @@ def load(image: Image) -> NDArray[np.uint8]:
         return imaging.to_rgb8(image)
     if isinstance(image, bytes):
         return imaging.decode(image)
-    return imaging.read(Path(image))
+    if isinstance(image, (str, os.PathLike)):
+        return imaging.read(Path(image))
+    # None, above all: what OpenCV and many a camera's package give instead of an error.
+    raise ImageError(
+        f"given {type(image).__name__}, expected a path, a file's bytes or a NumPy array"
+    )
 
 
 def no_decision(reason: Reason, detail: str) -> Result:

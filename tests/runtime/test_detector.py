@@ -175,6 +175,8 @@ def test_a_camera_in_another_mode_decides_nothing(make_bundle: MakeBundle) -> No
         (np.zeros((5, 5, 3), np.float32), "got float32"),
         (np.zeros((5, 5, 2), np.uint8), "got (5, 5, 2)"),
         (np.zeros((0, 5, 3), np.uint8), "got (0, 5, 3)"),
+        (None, "given NoneType, expected a path, a file's bytes or a NumPy array"),
+        (7, "given int"),
     ],
 )
 def test_no_usable_image_is_no_decision(bundle: Bundle, given: Any, said: str) -> None:

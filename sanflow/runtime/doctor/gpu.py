@@ -93,10 +93,11 @@ def _plans() -> Check:
             content = json.loads(private.read(meta, MIB))
             size += (meta.parent / "plan").stat().st_size
             proof = content["proof"]
+            good = proof is not None and not proof["failures"]
         except (OSError, ValueError, LookupError, TypeError):
             continue  # the next use of it says what is wrong, and builds it again
         plans += 1
-        proven += proof is not None and not proof["failures"]
+        proven += good
     if not plans:
         return Check("gpu", "plans", "missing", f"none in {folder}", "sanflow build BUNDLE")
     detail = f"{plans} in {folder}, {proven} of them proven, {size // MIB} MiB"

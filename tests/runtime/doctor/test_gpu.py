@@ -95,10 +95,16 @@ def test_plans_are_counted_and_damaged_ones_are_no_plans(
         folder.mkdir(parents=True)
         (folder / "meta.json").write_text(json.dumps({"proof": proof}))
         (folder / "plan").write_bytes(bytes(2**20))
-    for name, text in {"d": "", "e": "[]", "f": '{"proof": null}'}.items():
+    for name, text in {
+        "d": "",
+        "e": "[]",
+        "f": '{"proof": null}',  # and no plan
+        "g": '{"proof": {}}',
+    }.items():
         folder = cache_root() / "trt" / name
         folder.mkdir(parents=True)
         (folder / "meta.json").write_text(text)
+    (cache_root() / "trt" / "g" / "plan").write_bytes(b"a plan")
     found = checks()["plans"]
     assert found.detail == f"3 in {cache_root() / 'trt'}, 1 of them proven, 3 MiB"
 
