@@ -60,12 +60,21 @@ class Bundle:
 
         `path` itself may be a symbolic link (a common way to switch versions); it is followed once.
         """
-        given = Path(path)
+        try:
+            return cls._verified(Path(path))
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename}: cannot be read: {error.strerror}; let this user read the "
+                f"whole folder, or {_COPY}"
+            ) from error
+
+    @classmethod
+    def _verified(cls, given: Path) -> Bundle:
         if not given.is_dir():
             kind = "not a bundle folder" if given.exists() else "no such folder"
             raise BundleError(f"{given}: {kind}; give the folder that export wrote")
         folder = given.resolve()
-        if not os.path.lexists(folder / MANIFEST):
+        if MANIFEST not in os.listdir(folder):
             raise BundleError(f"{given}: no {MANIFEST} inside; give the folder that export wrote")
         _require_plain(folder, MANIFEST)
         try:

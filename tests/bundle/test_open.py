@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,30 @@ def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "file")
     with pytest.raises(BundleError, match=r"no manifest\.json inside"):
         Bundle.open(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("..", 0), (".", 0), (".", 0o444), ("golden", 0), ("model.onnx", 0), ("manifest.json", 0)],
+)
+def test_what_this_user_may_not_read_is_said(bundle: Bundle, name: str, mode: int) -> None:
+    """As where one user has exported and a service of another judges."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        os.chmod(folder, 0o755)
+        copied = Path(shutil.copytree(bundle.path, Path(folder, "above", "bundle")))
+        place = copied / name
+        usual = place.stat().st_mode
+        place.chmod(mode)
+        try:
+            if root := os.geteuid() == 0:
+                os.seteuid(65534)
+            with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+                Bundle.open(copied)
+        finally:
+            if root:
+                os.seteuid(0)
+            place.chmod(usual)
 
 
 def test_an_oversize_manifest_is_not_read(bundle: Bundle) -> None:
