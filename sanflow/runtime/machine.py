@@ -12,7 +12,7 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # What decides how fast, and in which precision, an engine can run.
 _ISA = (
@@ -133,28 +133,32 @@ def _cores(info: str) -> int | None:
 
 
 def _quota() -> int | None:
-    """Processors a Linux container grants (cgroup v2, then v1), rounded up."""
-    limit, _, period = _text("/sys/fs/cgroup/cpu.max").partition(" ")
-    if not limit:
-        limit = _text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-        period = _text("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    try:
-        quota = int(limit) / int(period)
-    except (ValueError, ZeroDivisionError):  # "max", or no such file
-        return None
-    return math.ceil(quota) if quota > 0 else None
+    """Processors that containers and services grant (cgroup v2, then v1), rounded up."""
+    limits = [text.split() for text in _granted("cpu.max")]
+    if not any(limits):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        limits = [[_text(f"/sys/fs/cgroup/cpu/{name}").strip() for name in names]]
+    # Where nothing is limited: "max", -1, or no such file.
+    given = [[int(n) for n in limit] for limit in limits if all(map(str.isdigit, limit))]
+    quotas = [limit[0] / limit[1] for limit in given if len(limit) == 2 and limit[1]]
+    return math.ceil(min(quotas)) if quotas else None
 
 
 def _memory_mib() -> int | None:
     total = re.search(r"MemTotal:\s+(\d+) kB", _text("/proc/meminfo"))
     sizes = [int(total[1]) * 1024] if total else []
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = _text(f"/sys/fs/cgroup/{name}").strip()
-        if limit.isdigit():
-            sizes.append(int(limit))
+    limits = (*_granted("memory.max"), _text("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    sizes += [int(limit) for limit in limits if limit.strip().isdigit()]
     if not sizes and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(sizes) // 2**20 if sizes else None
+
+
+def _granted(name: str) -> list[str]:
+    """A limit of cgroup v2, of this process's own group and of all above: each of them holds."""
+    own = re.search(r"^0::(/.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
+    group = PurePosixPath(own[1] if own else "/")
+    return [_text(f"/sys/fs/cgroup/{place}/{name}") for place in (group, *group.parents)]
 
 
 def _text(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -104,6 +105,28 @@ def test_a_containers_quota_counts(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     pretend(monkeypatch, **files)
+    assert machine.usable_cpus() == cpus
+
+
+@pytest.mark.parametrize(
+    ("limits", "cpus"),
+    [
+        ({"station.service": "250000 100000", "line.slice": "max 100000"}, 3),
+        ({"station.service": "max 100000", "line.slice": "200000 100000"}, 2),
+        ({"station.service": "400000 100000", "line.slice": "150000 100000"}, 2),
+        ({}, 8),
+    ],
+)
+def test_a_services_quota_counts_and_that_of_every_group_above(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, str], cpus: int
+) -> None:
+    files = {
+        f"/sys/fs/cgroup{path}/cpu.max": limits.get(Path(path).name, "")
+        for path in ("/line.slice/station.service", "/line.slice", "/")
+    }
+    files["/proc/self/cgroup"] = "1:name=systemd:/else\n0::/line.slice/station.service\n"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "_text", lambda path: files.get(re.sub("/+", "/", path), ""))
     assert machine.usable_cpus() == cpus
 
 

@@ -48,7 +48,7 @@ class Judge:
             )
         self._goldens: Iterator[Golden] = itertools.cycle(bundle.goldens())
         self._checking = threading.Lock()
-        self._asked = time.monotonic()
+        self._served = time.monotonic()
         self.fastest = math.inf
         """Seconds of the quickest inference so far."""
 
@@ -63,20 +63,24 @@ class Judge:
     def infer(self, batch: NDArray[np.uint8]) -> Output:
         """As Engine.infer; to be called within `turns`."""
         begin = time.monotonic()
-        try:
-            output = self.engine.infer(batch)
-        finally:
-            self._asked = time.monotonic()
-        self.fastest = min(self.fastest, self._asked - begin)
+        output = self.engine.infer(batch)
+        self.fastest = min(self.fastest, time.monotonic() - begin)
         return output
 
+    def served(self) -> None:
+        """A part was told in time what the engine said of it, be it an error."""
+        self._served = time.monotonic()
+
     def rested(self, seconds: float) -> bool:
-        """Whether no part and no golden sample came to the engine for so long; True only once."""
+        """Whether no part was served, and no golden sample begun, for so long; True only once.
+
+        An engine whose every answer comes too late counts as resting: its heart, too, is to beat.
+        """
         with self._checking:
             now = time.monotonic()
-            if now - self._asked < seconds:
+            if now - self._served < seconds:
                 return False
-            self._asked = now
+            self._served = now
             return True
 
     def check(self) -> str:

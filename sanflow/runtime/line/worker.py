@@ -125,12 +125,16 @@ class Worker:
         try:
             output = judge.infer(judge.batch([inputs[n] for n in timely]))
         except Exception as error:  # engines and drivers raise what they like
+            judge.served()
             text = str(error) if isinstance(error, EngineError) else repr(error)
             for n in timely:
                 failed = rejected("engine_error", text, judge, started, inputs[n])
                 self._emitter.settle(entries[n], failed)
             return
-        times = 1e3 * spent, 1e3 * (time.monotonic() - begin)
+        end = time.monotonic()
+        if any(end <= entries[n].due for n in timely):
+            judge.served()
+        times = 1e3 * spent, 1e3 * (end - begin)
         for slot, n in enumerate(timely):
             outcome = decided(output, slot, inputs[n], judge, started, times)
             self._emitter.settle(entries[n], outcome)

@@ -388,6 +388,30 @@ def test_pictures_of_another_size_are_no_dead_engine(
     assert made.keeper.heartbeat < len(seen.results) / 2
 
 
+def test_an_engine_that_is_always_late_is_no_dead_engine(bundle: Bundle, tmp_path: Path) -> None:
+    """It was quick enough once, so it is asked for every part, and answers each too late."""
+
+    def once_quick(path: str) -> Judge:
+        judge = faulty("hang", 1, 0.06)(path)
+        judge.fastest = 0.001
+        return judge
+
+    made, seen = station(
+        bundle,
+        tmp_path / "s",
+        "sim:?rate=10",
+        open_judge=once_quick,
+        deadline="50ms",
+        idle_check="200ms",
+    )
+    with running(made):
+        until(lambda: made.keeper.heartbeat >= 4)
+        state = made.keeper.snapshot(0)
+    assert "were not judged by their deadline" in state.fault
+    assert {result.reason for result in seen.results} == {"deadline"}
+    assert made.emitter.discarded > 2, "the engine was asked, and answered"
+
+
 def test_what_keeps_it_from_starting_is_said(bundle: Bundle, tmp_path: Path) -> None:
     made, seen = station(bundle, tmp_path / "s", make_source=lambda: sim_source("sim:?images=/no"))
     with pytest.raises(SourceError, match="no pictures in /no"):
