@@ -46,7 +46,9 @@ class Recorder:
         """Rows that no disk took in time."""
         self.trouble = ""
         """Why rows wait; empty while they do not."""
-        self._told: tuple[str, bool] = "", False
+        self._too_large = False
+        """Whether the last picture was: the bundle of another size came after the start."""
+        self._told: tuple[str, bool, bool] = "", False, False
         self._counted, self._words = 0.0, ""
         self._thread = threading.Thread(target=self._loop, name="sanflow-recorder", daemon=True)
 
@@ -82,13 +84,18 @@ class Recorder:
 
     def problem(self) -> str:
         """In words, what a person should look at; empty if nothing."""
-        now, kind = time.monotonic(), (self.trouble, self.lost > 0)
+        now, kind = time.monotonic(), (self.trouble, self.lost > 0, self._too_large)
         if kind != self._told or now - self._counted >= COUNT:
             self._told, self._counted, words = kind, now, []
             if self.trouble:
                 words.append(f"journal: {self.trouble}; {self.waiting} results wait for it")
             if self.lost:
                 words.append(f"{self.lost} results are lost to the slow outputs")
+            if self._too_large:
+                words.append(
+                    "without pictures until the next start: this bundle's are larger than those "
+                    "of the bundle it began with"
+                )
             self._words = "; ".join(words)
         return self._words
 
@@ -112,7 +119,7 @@ class Recorder:
             # Pictures first: whoever reads the row finds the picture there.
             for result, picture in pictures:
                 if self.ring is not None:
-                    self.ring.write(result.result, life(result), picture)
+                    self._too_large = not self.ring.write(result.result, life(result), picture)
             if rows and not self._write(rows):
                 if self._until is not None and time.monotonic() + AGAIN > self._until:
                     break

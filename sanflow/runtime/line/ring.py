@@ -44,12 +44,12 @@ class Ring:
         self._map = _mapped(path, slots * self._stride, create)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
 
-    def write(self, result: int, run: int, picture: Picture) -> None:
-        """Keep the picture of a result of the process life `run`; one too large is not kept."""
+    def write(self, result: int, run: int, picture: Picture) -> bool:
+        """Keep the picture of a result of the process life `run`; False if it is too large."""
         height, width = picture.image.shape[:2]
         begin, area = result % self.slots * self._stride, height * width
         if area > self.height * self.width:
-            return
+            return False
         _SLOT.pack_into(self._map, begin, 0, run, 0, 0, 0)
         pixels = begin + _SLOT_HEAD
         if picture.map is not None:
@@ -59,6 +59,7 @@ class Ring:
         image = self._bytes[pixels + 4 * area : pixels + 7 * area]
         image[:] = picture.image.reshape(-1)
         _SLOT.pack_into(self._map, begin, result, run, picture.map is not None, height, width)
+        return True
 
     def read(self, result: int, run: int) -> Picture | None:
         """The picture of a result, or None if it never was there or is gone."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanflow.runtime.line import journal, recorder
 from sanflow.runtime.line.journal import Follower, Journal, Position, forget, numbers
+from sanflow.runtime.line.output import Picture
 from sanflow.runtime.line.recorder import Recorder
+from sanflow.runtime.line.ring import Ring
 
 from .test_state import result
 
@@ -162,6 +166,22 @@ def test_a_full_disk_is_not_told_anew_for_each_result(
     assert made.problem() == f"{waits.format(3)}; 4 results are lost to the slow outputs"
     made.trouble = ""
     assert made.problem() == "4 results are lost to the slow outputs"
+
+
+def test_pictures_too_large_for_the_ring_are_said_while_they_are(tmp_path: Path) -> None:
+    made = Recorder(Journal(tmp_path / "journal"))
+    made.ring = Ring(tmp_path / "ring", 2, 8, 8, create=True)
+    made.start()
+    told = []
+    for number, side in ((1, 8), (2, 9), (3, 8)):
+        made.put(result("judged", number), Picture(np.zeros((side, side, 3), np.uint8), None))
+        end = time.monotonic() + 5
+        while made.waiting and time.monotonic() < end:
+            time.sleep(0.001)
+        told.append(made.problem())
+    made.close()
+    assert [bool(words) for words in told] == [False, True, False]
+    assert told[1].startswith("without pictures until the next start")
 
 
 def test_old_files_go_when_nobody_comes_for_them(

@@ -45,9 +45,9 @@ def test_a_picture_without_a_map_and_one_that_is_too_large(ring: Ring) -> None:
     found = ring.read(1, RUN)
     assert found is not None
     assert found.map is None
-    ring.write(2, RUN, picture(2, (SIZE[0] * 2, SIZE[1])))
+    assert not ring.write(2, RUN, picture(2, (SIZE[0] * 2, SIZE[1])))
     assert ring.read(2, RUN) is None
-    ring.write(3, RUN, picture(3, (20, 50)))
+    assert ring.write(3, RUN, picture(3, (20, 50)))
     found = ring.read(3, RUN)
     assert found is not None
     assert found.image.shape == (20, 50, 3)
