@@ -16,6 +16,8 @@ from .options import (
     BundleArgument,
     CudaOption,
     EngineOption,
+    EveryEngineOption,
+    EveryPrecisionOption,
     FallbackOption,
     JsonOption,
     PrecisionOption,
@@ -214,8 +216,8 @@ def doctor(
             metavar="BUNDLE", help="Also load this bundle, replay its goldens, and time it."
         ),
     ] = None,
-    engine: EngineOption = None,
-    precision: PrecisionOption = None,
+    engine: EveryEngineOption = None,
+    precision: EveryPrecisionOption = None,
     threads: ThreadsOption = None,
     cuda_backend: CudaOption = "auto",
     out: Annotated[

@@ -25,7 +25,8 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="A folder in MVTec AD layout, a folder of good images, or a CSV manifest.",
+        help="A folder in MVTec AD layout, a folder of good images, a CSV manifest, or a public "
+        "data set (--layout).",
     ),
 ]
 RunArgument = Annotated[
@@ -49,8 +50,16 @@ EngineOption = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        help="onnxruntime, openvino, tensorrt, tensorrt-rtx or onnxruntime-cuda; default: the "
-        "bundle's own.",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx or onnxruntime-cuda; default: as tuned "
+        "on this machine, else the bundle's own.",
+    ),
+]
+EveryEngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx or onnxruntime-cuda; default: every "
+        "one here that reads the bundle.",
     ),
 ]
 TexturesOption = Annotated[
@@ -60,6 +69,10 @@ TexturesOption = Annotated[
 PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="Which graph of a tensorrt bundle; default: its first."),
+]
+EveryPrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="Which graph of a tensorrt bundle; default: all."),
 ]
 CudaOption = Annotated[
     Literal["auto", "cuda-python", "pycuda"],

@@ -15,7 +15,8 @@ from . import show
 from .app import app
 from .options import (
     BundleArgument,
-    EngineOption,
+    EveryEngineOption,
+    EveryPrecisionOption,
     FalseAlarmOption,
     JsonOption,
     MovedDataOption,
@@ -230,12 +231,9 @@ def verify(
         Path | None,
         typer.Option("--run", help="The run it was exported from: PyTorch judges your images."),
     ] = None,
-    engine: EngineOption = None,
+    engine: EveryEngineOption = None,
     threads: ThreadsOption = None,
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", help="Which graph of a tensorrt bundle; default: all."),
-    ] = None,
+    precision: EveryPrecisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove that this machine's engines give PyTorch's verdicts; exit code 6 if one does not.
