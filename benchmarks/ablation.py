@@ -8,7 +8,7 @@ canonical split) and judged on its held-out good parts against synthetic anomali
 (seeds that training never uses): image and pixel AUROC of pasted patches, and image AUROC of parts
 that are changed as a whole. Writes benchmarks/results/ablation.json. `--trained` judges other
 scores of one whole run; rows of other sets than the canonical split stand under the set's name,
-those of other extractors than ResNet-18 under the extractor's.
+those of other extractors than ResNet-18 and of other pools than [1] under these.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def main() -> None:
         run = open_run(given.trained)
         for row, figures in judge(run, data, SCORES).items():
             epochs = run.config.optim.epochs
-            name = f"{given.set}{other(run.config.model.extractor)}"
+            model = run.config.model
+            pools = "" if model.pools == (1,) else f", pools {list(model.pools)}"
+            name = f"{given.set}{other(model.extractor)}{pools}"
             record(f"{name}, {epochs} epochs: {row}", figures, epochs)
         return
     extractor = other(given.extractor)

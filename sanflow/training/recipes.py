@@ -67,10 +67,11 @@ SMALL_OPTIM = OptimConfig(
 """Small enough to train and run on a 2-core PC; chosen in benchmarks/ablation.py."""
 
 
-def edge() -> RunConfig:
-    """SANFlow on a small PC."""
+def edge(pools: tuple[int, ...] = SMALL_MODEL["pools"]) -> RunConfig:
+    """SANFlow on a small PC. `edge-local` sees its taps together, cell by cell of the coarser one,
+    instead of the part as a whole: for defects that are local."""
     return RunConfig(
-        model=SanflowConfig(**SMALL_MODEL, position_dim=64),
+        model=SanflowConfig(**{**SMALL_MODEL, "pools": pools}, position_dim=64),
         # Mostly good parts: the pooled level sees a part with an anomaly as a whole abnormal one.
         synth=SynthConfig(quotas=(5, 1, 1, 1)),
         optim=SMALL_OPTIM,
@@ -174,6 +175,7 @@ def fastflow_edge(sp: bool = False) -> RunConfig:
 
 SANFLOW: dict[str, Recipe] = {
     "edge": edge,
+    "edge-local": partial(edge, pools=(16,)),
     **{name: partial(ablation, name) for name in ROWS},
     **{f"edge-{name}": partial(ablation, name, edge) for name in ROWS},
 }

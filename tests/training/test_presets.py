@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def test_presets_are_the_choices_the_reference_names() -> None:
         assert (reference.optim.epochs, reference.optim.sub_epochs) == (80, 4)
     assert edge.model.extractor == "resnet18"
     assert edge.optim.positions < 1
+    local = preset("edge-local")
+    assert local.model.pools == (local.model.height // max(local.model.taps),)
+    assert replace(local, model=replace(local.model, pools=edge.model.pools)) == edge
 
 
 @pytest.mark.parametrize("name", PRESETS)
