@@ -80,12 +80,15 @@ class Engine(ABC):
 
         Raises InputError if dtype or shape is not the graph's, EngineError if the engine fails.
         """
+        closed = f"{self.name}: this engine is closed; open the bundle again"
         if not self._open:
-            raise EngineError(f"{self.name}: this engine is closed; open the bundle again")
+            raise EngineError(closed)
         self._check_input(images)
         try:
             found = self._run(np.ascontiguousarray(images))
         except Exception as error:  # engines raise types of their own, some undocumented
+            if not self._open:  # by another thread, since it was asked above
+                raise EngineError(closed) from error
             raise EngineError(
                 f"{self.name} {self.version}: inference failed: {in_one_line(error)}"
             ) from error
@@ -117,7 +120,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """The outputs by name, in memory that no later call writes to."""
+        """The outputs by name, in memory that no later call writes to.
+
+        Another thread may have closed the engine meanwhile: it raises then, and never waits.
+        """
 
     @abstractmethod
     def _release(self) -> None:

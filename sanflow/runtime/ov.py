@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ class OvEngine(Engine):
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         request = self._requests.get()
         try:
+            if request is None:
+                raise EngineError("closed")
             found = request.infer({self.inputs[0].name: images}, share_inputs=True)
             # The request's arrays are its own buffers: the next call writes into them.
             return {spec.name: np.array(found[spec.name]) for spec in self.outputs}
@@ -87,7 +90,10 @@ class OvEngine(Engine):
             self._requests.put(request)
 
     def _release(self) -> None:
-        self._requests = SimpleQueue()
+        with suppress(Empty):
+            while True:
+                self._requests.get_nowait()
+        self._requests.put(None)  # wakes whoever waits for a request, one after the other
 
 
 def _check_bf16(core: Any, model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from onnx.reference import ReferenceEvaluator
 from sanflow import imaging
 from sanflow.bundle import Bundle, manifest, write_bundle
 from sanflow.bundle.contents import PAGE_HEAD
+from sanflow.errors import EngineError
 from sanflow.imaging import PixelPath, Roi
+from sanflow.runtime import Engine
 
 HEIGHT, WIDTH, COUNT = 24, 20, 8
 HASH = "0123456789abcdef" * 4
@@ -74,6 +77,34 @@ def network(batch: int = 1, *, nan_on_black: bool = False) -> onnx.ModelProto:
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def overtaken(
+    engine: Engine, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """What three threads are told that find the engine open, and it is closed before they go on."""
+    found_open, closed, said = threading.Barrier(4), threading.Event(), list[str]()
+
+    def check(images: object) -> None:
+        found_open.wait(10)
+        closed.wait(10)
+
+    def infer() -> None:
+        try:
+            engine.infer(images)
+        except EngineError as error:
+            said.append(str(error))
+
+    monkeypatch.setattr(engine, "_check_input", check)
+    threads = [threading.Thread(target=infer, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    found_open.wait(10)
+    engine.close()
+    closed.set()
+    for thread in threads:
+        thread.join(10)
+    return said
 
 
 def to_ir(model: onnx.ModelProto, folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from sanflow.runtime import Engine, TensorSpec
 from sanflow.runtime.registry import open_graph
 from sanflow.runtime.setting import Setting
 
-from .conftest import HEIGHT, WIDTH, network, noise, reference, to_ir
+from .conftest import HEIGHT, WIDTH, network, noise, overtaken, reference, to_ir
 
 Load = Callable[..., Engine]
 
@@ -143,6 +143,14 @@ def test_a_closed_engine_says_so(load: Load, images: NDArray[np.uint8]) -> None:
     engine.close()
     with pytest.raises(EngineError, match="closed; open the bundle again"):
         engine.infer(images[:1])
+
+
+def test_whoever_a_close_overtakes_is_told_and_does_not_wait(
+    load: Load, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = overtaken(load(network()), images[:1], monkeypatch)
+    assert len(said) == 3
+    assert all("closed; open the bundle again" in words for words in said)
 
 
 def test_a_graph_of_open_size_is_refused(load: Load) -> None:

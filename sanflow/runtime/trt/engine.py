@@ -44,7 +44,7 @@ class TrtEngine(Engine):
         """Takes over `cuda`, also if it fails. Raises PlanRefusedError or another EngineError."""
         self._cuda = cuda
         self._errors: deque[str] = deque(maxlen=8)
-        self._slots: SimpleQueue[Slot] = SimpleQueue()
+        self._slots: SimpleQueue[Slot | None] = SimpleQueue()
         self._loaded: Any = None
         with ExitStack() as held:
             held.callback(cuda.close)
@@ -100,6 +100,8 @@ class TrtEngine(Engine):
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         slot = self._slots.get()
         try:
+            if slot is None:
+                raise EngineError("closed")
             with self._cuda.bind():
                 return slot.run(images)
         finally:
@@ -109,6 +111,7 @@ class TrtEngine(Engine):
         # Each slot once it is idle: memory that the GPU still writes to must not be freed.
         for _ in range(self.in_flight):
             self._slots.get()
+        self._slots.put(None)  # wakes whoever waits for a slot, one after the other
         self._held.close()
 
     def _unload(self) -> None:

@@ -21,7 +21,7 @@ from sanflow.runtime.registry import open_graph
 from sanflow.runtime.setting import Gpu, Setting
 from sanflow.runtime.trt.engine import TrtEngine
 
-from ..conftest import network, noise
+from ..conftest import network, noise, overtaken
 from .conftest import VERSIONS, FakeCuda, Trt, setting
 
 
@@ -140,6 +140,14 @@ def test_closing_waits_for_a_running_inference(
     engine._slots.put(slot)
     closing.join(10)
     assert not closing.is_alive()
+
+
+def test_whoever_a_close_overtakes_is_told_and_does_not_wait(
+    ready: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = overtaken(open_engine(ready, "tensorrt"), noise(1), monkeypatch)
+    assert len(said) == 3
+    assert all("closed; open the bundle again" in words for words in said)
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
