@@ -69,14 +69,16 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
     return cells
 
 
-def check_data(cells: Sequence[Cell], progress: Progress | None = None) -> None:
+def check_data(cells: Sequence[Cell], progress: Progress | None = None) -> dict[str, str]:
     """Read every image and mask of the cells' data sets once; DataError with all that is bad.
 
-    Images are too small if they are for the largest model that is trained on them.
+    Images are too small if they are for the largest model that is trained on them. Returns the
+    fingerprint of what each cell will train on, by its name, where this one reading tells it.
     """
+    fingerprints = {}
     for cell, dataset in _datasets(cells):
-        data = cell.root, cell.config.data
-        models = [c.config.model for c in cells if (c.root, c.config.data) == data]
+        own = [c for c in cells if (c.root, c.config.data) == (cell.root, cell.config.data)]
+        models = [c.config.model for c in own]
         size = max(m.height for m in models), max(m.width for m in models)
         report = check_dataset(dataset, cell.config.data, progress, size=size)
         if report.findings and not cell.skip_bad:
@@ -86,6 +88,34 @@ def check_data(cells: Sequence[Cell], progress: Progress | None = None) -> None:
             )
         require_good_parts(report)
         _require_both_labels(cell, report.dataset_without_bad)
+        for c in own:
+            # What is too small for the largest model may be left in for another.
+            if not report.findings or (c.config.model.height, c.config.model.width) == size:
+                fingerprints[c.name] = report.fingerprint
+    return fingerprints
+
+
+def require_same_images(cells: Sequence[tuple[Cell, str]]) -> None:
+    """DataError where cells, each with its data's fingerprint, were trained on different images.
+
+    The images of the last cell of a data set are taken for those that are there now.
+    """
+    groups: dict[object, list[tuple[Cell, str]]] = {}
+    for cell, fingerprint in cells:
+        model = cell.config.model
+        # Where bad images are left out, the model's size has a say in which ones are too small.
+        size = (model.height, model.width) if cell.skip_bad else None
+        key = cell.root, cell.config.data, size
+        groups.setdefault(key, []).append((cell, fingerprint))
+    for group in groups.values():
+        last, now = group[-1]
+        if other := [cell.name for cell, fingerprint in group if fingerprint != now]:
+            raise DataError(
+                f"{last.root}: the cells {', '.join(other)} were "
+                f"trained on other images than {last.name} is, and the leaderboard would average "
+                "or compare them; restore the images, or remove the folders of these cells below "
+                "OUT/cells to train them again, or give another --out"
+            )
 
 
 def _require_both_labels(cell: Cell, dataset: Dataset) -> None:

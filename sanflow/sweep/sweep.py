@@ -13,7 +13,7 @@ from .engines import Engine, Task
 from .folder import CellFolder
 from .leaderboard import write_leaderboard
 from .lock import locked
-from .plan import Cell, Progress, check_data, plan
+from .plan import Cell, Progress, check_data, plan, require_same_images
 from .process import Outcome
 from .table import Finished
 
@@ -41,14 +41,18 @@ def run_sweep(
 ) -> tuple[Finished, ...]:
     """Run the cells that have no result yet, and write OUT/leaderboard.{md,csv,html}, cells.csv.
 
-    Nothing is written before every data set has been read and found good. Ctrl-C, SIGTERM and a
+    Nothing is written before every data set has been read and found good, and the same that cells
+    with a result were trained on. Ctrl-C, SIGTERM and a
     killed machine lose at most the epoch in progress of each running cell; the same call goes on.
     Raises SanflowError naming the cells that failed, after all others have run.
     """
     cells = plan(sweep)
     folders = {cell.name: CellFolder(out / CELLS / cell.name) for cell in cells}
     _require_usable(out)
-    check_data([cell for cell in cells if folders[cell.name].result is None], checking)
+    left = [cell for cell in cells if folders[cell.name].result is None]
+    images = check_data(left, checking)
+    told = [(cell, images[cell.name]) for cell in left if cell.name in images]
+    require_same_images([*_trained_on(collect(cells, out)), *told])
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK, f"{out}: another sweep is working here; wait for it, or end it"):
         for cell in cells:
@@ -58,6 +62,7 @@ def run_sweep(
         finally:
             # A sweep that is stopped leaves a board of what is done, too.
             finished = collect(cells, out)
+            require_same_images(_trained_on(finished))  # the data may have changed meanwhile
             write_leaderboard(finished, cells, out)
     if failed:
         listed = "".join(f"\n  {name}: {error}" for name, error in sorted(failed.items()))
@@ -93,6 +98,12 @@ def collect(cells: tuple[Cell, ...], out: Path) -> tuple[Finished, ...]:
     """The cells that are done, with their figures."""
     found = ((cell, CellFolder(out / CELLS / cell.name).result) for cell in cells)
     return tuple(Finished(cell, result) for cell, result in found if result is not None)
+
+
+def _trained_on(finished: tuple[Finished, ...]) -> list[tuple[Cell, str]]:
+    """The cells with their data's fingerprints, those that were done last at the end."""
+    ordered = sorted(finished, key=lambda found: found.result.created)
+    return [(found.cell, found.result.fingerprint) for found in ordered]
 
 
 def _run(

@@ -13,6 +13,7 @@ from sanflow import schema
 from sanflow.sweep import process
 from sanflow.sweep.config import Sweep, read_sweep
 from sanflow.sweep.folder import Result
+from sanflow.sweep.plan import check_data, plan
 
 TINY = """
 presets = ["edge"]
@@ -44,13 +45,13 @@ def tiny(toml: Path) -> Sweep:
     return read_sweep(toml)
 
 
-def result(**metrics: float | None) -> Result:
+def result(fingerprint: str = "f", **metrics: float | None) -> Result:
     """A result with these metrics."""
     return Result(
         created="2025-01-01T00:00:00+00:00",
         versions={"torch": "1"},
         host="here",
-        fingerprint="f",
+        fingerprint=fingerprint,
         images={"train": 5, "calibrate": 2, "test": 4, "good": 2, "defective": 2},
         metrics={"image": 0.9, "pixel": 0.8, "aupro": 0.7, "image_ap": 0.9, "aupro_cflow": None}
         | metrics,
@@ -64,14 +65,17 @@ def result(**metrics: float | None) -> Result:
 
 
 @pytest.fixture
-def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def fake_worker(
+    tiny: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
     """Replaces the process of a cell; what it does is decided by files in `orders`.
 
     `orders/CELL.kill`, `.fail`, `.exit` and `.sleep` are done once, by the cell that they name.
     """
     orders = tmp_path / "orders"
     orders.mkdir()
-    (orders / "result.json").write_text(json.dumps(schema.dump(result())))
+    (fingerprint,) = set(check_data(plan(tiny)).values())
+    (orders / "result.json").write_text(json.dumps(schema.dump(result(fingerprint))))
     script = Path(__file__).with_name("fake_worker.py")
     monkeypatch.setattr(process, "COMMAND", (sys.executable, str(script), str(orders)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sanflow.cli import app
-from sanflow.errors import ConfigError, InputError, Interrupted, SanflowError
+from sanflow.errors import ConfigError, DataError, InputError, Interrupted, SanflowError
 from sanflow.sweep.config import Sweep
 from sanflow.sweep.engines import Task, local_engine
 from sanflow.sweep.folder import CellFolder
@@ -148,6 +149,50 @@ def test_more_seeds_are_added_to_a_sweep(
     toml.write_text(toml.read_text("utf-8").replace("[0, 1]", "[0, 1, 2]"), "utf-8")
     run_sweep(read_sweep(toml), out, local_engine(1))
     assert list(attempts(out).values()) == [1, 1, 1]
+
+
+@pytest.fixture
+def mine(parts: Path, toml: Path, tmp_path: Path) -> Path:
+    """The sweep's data, to be changed."""
+    mine = shutil.copytree(parts, tmp_path / "mine")
+    toml.write_text(toml.read_text("utf-8").replace(parts.as_posix(), "mine"), "utf-8")
+    return mine
+
+
+def test_images_that_changed_between_two_calls_are_not_mixed(
+    mine: Path, toml: Path, fake_worker: Order, tmp_path: Path
+) -> None:
+    from sanflow.sweep.config import read_sweep
+
+    out = tmp_path / "out"
+    fake_worker(f"{SECOND}.fail")
+    with pytest.raises(SanflowError, match="1 of 2 cells failed"):
+        run_sweep(read_sweep(toml), out, local_engine(1))
+    gone = mine / "train" / "good" / "000.png"
+    kept = gone.read_bytes()
+    gone.unlink()
+    words = f"mine: the cells {FIRST} were trained on other images than {SECOND} is.*--out"
+    with pytest.raises(DataError, match=words):
+        run_sweep(read_sweep(toml), out, local_engine(1))
+    assert attempts(out) == {FIRST: 1, SECOND: 1}
+    gone.write_bytes(kept)
+    run_sweep(read_sweep(toml), out, local_engine(1))
+    gone.unlink()  # nothing is left to train: the table is of the images as they were
+    run_sweep(read_sweep(toml), out, local_engine(1))
+
+
+def test_images_that_changed_while_the_sweep_ran_make_no_table(
+    tiny: Sweep, fake_worker: Order, tmp_path: Path
+) -> None:
+    out, written = tmp_path / "out", tmp_path / "orders" / "result.json"
+
+    def change(told: Told) -> None:
+        values = json.loads(written.read_text("utf-8"))
+        written.write_text(json.dumps(values | {"fingerprint": "another"}), "utf-8")
+
+    with pytest.raises(DataError, match=f"the cells {FIRST} were trained on other images"):
+        run_sweep(tiny, out, local_engine(1), report=change)
+    assert not (out / "leaderboard.md").exists()
 
 
 def test_one_sweep_at_a_time(tiny: Sweep, fake_worker: Order, tmp_path: Path) -> None:
