@@ -279,9 +279,27 @@ def test_a_goal_without_a_search(tiny_bundle: Path) -> None:
     assert "--tune" in fails(2, "bench", tiny_bundle, "--goal", "throughput")
 
 
-def test_resuming_what_is_not_there_says_that_it_begins_anew(parts: Path, tmp_path: Path) -> None:
-    words = ["train", parts, "--out", tmp_path / "typo", "--resume", "--weights", tmp_path / "no"]
-    assert f"{tmp_path / 'typo'}: no run to resume there; training begins anew" in fails(2, *words)
+@pytest.mark.parametrize("there", [False, True])
+def test_resuming_what_is_not_there_trains_nothing_else(
+    there: bool, parts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "typo"
+    if there:
+        out.mkdir()
+    message = fails(2, "train", parts, "--out", out, "--resume", "--weights", tmp_path / "no")
+    assert f"{out}: no run to resume there; the name is another" in message
+    assert out.exists() == there
+
+
+@pytest.mark.parametrize("left", ["model.safetensors", ".model.safetensors.17.partial"])
+def test_resuming_what_a_power_cut_left_before_the_record_begins_anew(
+    left: str, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / left).write_bytes(b"")
+    words = ["train", parts, "--out", tmp_path, "--resume", "--weights", tmp_path / "no"]
+    message = fails(2, *words)
+    assert "it begins anew, with what this command says" in message
+    assert "no such file" in message
 
 
 def test_an_unknown_engine(tiny_bundle: Path) -> None:

@@ -158,6 +158,7 @@ def train(
     """
     from ..calibration.calibrate import calibrate as calibrate_run
     from ..run import RECORD, open_run
+    from ..training.folder import require_begun
     from ..training.train import train as train_run
 
     flags: dict[str, Any] = {
@@ -175,7 +176,11 @@ def train(
     # A run knows its configuration: resumed, only what is given could be another.
     own = open_run(out).config if resume and (out / RECORD).exists() else None
     if resume and own is None:
-        show.note(f"{out}: no run to resume there; training begins anew")
+        require_begun(out)
+        show.note(
+            f"{out}: training was stopped there before it could be continued; it begins anew, with "
+            "what this command says"
+        )
     chosen = run_config(preset or own, config, sets, **flags)
     with show.training() as progress:
         run = train_run(

@@ -44,6 +44,15 @@ def claim(out: Path, resume: bool) -> Run | None:
     return None
 
 
+def require_begun(out: Path) -> None:
+    """InputError where no training ever wrote into `out`: it would begin one, not continue it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        raise InputError(
+            f"{out}: no run to resume there; the name is another, or it was stopped before there "
+            "was anything to keep: begin a run without --resume"
+        )
+
+
 @contextmanager
 def given_back(out: Path) -> Iterator[None]:
     """Remove a folder that the block made, if it fails before anything was written to it."""
