@@ -21,6 +21,7 @@ from .samples import (
     files_in,
     hold_out,
     refuse_overlap,
+    require_defect,
     some,
 )
 from .table import read_rows
@@ -135,6 +136,8 @@ def _open_csv(path: Path, config: DataConfig) -> Dataset:
             raise DataError(f"{where}: {name} is already listed in line {declared[image]}")
         declared[image] = line
         label = row.get("label") or ("" if split == "test" else GOOD)
+        if label != GOOD:
+            require_defect(label, GOOD, f"{where}: label")
         if split != "test" and label != GOOD:
             raise DataError(f"{where}: {name} is {label!r}; only good parts train or calibrate")
         if not label:

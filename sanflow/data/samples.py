@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import DataError
 
 GOOD = "good"
+_GOOD_NAMES = frozenset({"good", "ok"})
 ROLES = ("train", "calibrate", "test")
 FOREIGN_SUFFIXES = (".gif", ".heic", ".avif", ".jp2", ".exr", ".raw", ".dng", ".svg", ".pdf")
 """Pictures that nothing here reads."""
@@ -128,6 +129,15 @@ def refuse_overlap(dataset: Dataset) -> None:
         raise DataError(
             f"{dataset.root}: the groups {some(sorted(shared))} are both in train and in "
             "calibrate; all images of a group must have one role"
+        )
+
+
+def require_defect(name: str, good: str, where: str) -> None:
+    """DataError for a name that plainly means good parts, and would count as a kind of defect."""
+    if name.lower() in _GOOD_NAMES:
+        raise DataError(
+            f"{where}: {name!r} would count as a kind of defect; if it means good parts, rename it "
+            f"to {good!r}, if not, to something else"
         )
 
 

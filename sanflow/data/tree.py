@@ -11,7 +11,16 @@ from pathlib import Path
 from ..errors import DataError
 from ..imaging import IMAGE_SUFFIXES
 from .config import DataConfig
-from .samples import FOREIGN_SUFFIXES, GOOD, Dataset, Sample, files_in, hold_out, some
+from .samples import (
+    FOREIGN_SUFFIXES,
+    GOOD,
+    Dataset,
+    Sample,
+    files_in,
+    hold_out,
+    require_defect,
+    some,
+)
 from .table import read_rows
 
 MANIFEST = "manifest.csv"
@@ -35,6 +44,8 @@ def read_tree(
     test: list[Sample] = []
     if (folder / "test").is_dir():
         for inner in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
+            if inner.name != good:
+                require_defect(inner.name, good, str(inner))
             label = GOOD if inner.name == good else inner.name
             test += samples_in(root, inner, label, groups, _masks(folder, inner.name))
             folders.append(inner)

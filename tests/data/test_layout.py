@@ -52,6 +52,15 @@ def test_a_calibrate_folder_is_taken_as_it_is(mvtec: Path, write: Write) -> None
     assert names(dataset, "calibrate") == ["calibrate/good/a.png"]
 
 
+@pytest.mark.parametrize("name", ["ok", "OK", "Good", "GOOD"])
+def test_a_test_folder_that_plainly_means_good_parts_is_no_defect(
+    mvtec: Path, write: Write, name: str
+) -> None:
+    write(f"test/{name}/a.png")
+    with pytest.raises(DataError, match=f"test/{name}: '{name}' would count.*rename it to 'good'"):
+        open_dataset(mvtec, DataConfig())
+
+
 def test_masks_may_have_the_name_of_their_image(mvtec: Path) -> None:
     truth = mvtec / "ground_truth" / "scratch"
     (truth / "000_mask.png").rename(truth / "000.png")
@@ -250,6 +259,9 @@ def test_csv_as_a_spreadsheet_saves_it(tmp_path: Path, write: Write) -> None:
         ("1.png,train,good,,", "line 4: 1.png is already listed in line 2"),
         ("0.png,train,dent,,", "line 4: 0.png is 'dent'; only good parts train or calibrate"),
         ("0.png,calibrate,dent,,", "line 4: 0.png is 'dent'; only good parts"),
+        ("0.png,test,Good,,", "line 4: label: 'Good' would count as a kind of defect; if it means"),
+        ("0.png,test,OK,,", "good parts, rename it to 'good'"),
+        ("0.png,train,ok,,", "good parts, rename it to 'good'"),
         ("0.png,test,,,", "line 4: a test image needs a label"),
         ("0.png,test,dent,9.png,", "line 4: mask '9.png' is not a file beside the CSV"),
         ("0.png,test,good,,a", "good parts of the groups a are both in test and in train"),
