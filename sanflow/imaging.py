@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -250,8 +251,11 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes; raises DecodeError if it cannot be opened."""
+    """The file's bytes; raises DecodeError if it cannot be opened, or is no file."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for whoever writes to it
+            detail = "cannot be opened: expected a file, it is a folder, a pipe or a device"
+            raise DecodeError(str(path), "unreadable", detail)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)

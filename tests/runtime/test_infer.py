@@ -89,6 +89,22 @@ def test_every_image_gets_one_line_in_order(bundle: Bundle, parts: Path, tmp_pat
     assert summary.reasons == {"bad_image": 3}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="named pipes in a folder are POSIX's")
+def test_a_named_pipe_among_the_images_is_not_waited_for(
+    bundle: Bundle, parts: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(parts / "x.png")
+    letting_go = threading.Timer(20, (parts / "x.png").write_bytes, [b""])
+    letting_go.daemon = True
+    letting_go.start()
+    summary = infer(bundle, parts, tmp_path / "out", threads=1)
+    letting_go.cancel()
+    assert summary.images == 10
+    line = lines(tmp_path / "out")[-1]
+    assert (line["image"], line["verdict"], line["reason"]) == ("x.png", "NO-DECISION", "bad_image")
+    assert "expected a file, it is a folder, a pipe or a device" in line["detail"]
+
+
 def test_a_line_says_when_how_long_and_by_what(bundle: Bundle, parts: Path, tmp_path: Path) -> None:
     summary = infer(bundle, parts, tmp_path / "out", engine="openvino", threads=1)
     for line in lines(tmp_path / "out"):
