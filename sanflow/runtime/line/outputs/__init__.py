@@ -17,7 +17,7 @@ from typing import Any
 from .... import schema
 from ....errors import ConfigError, InputError
 from ..output import Output, OutputError
-from .options import ArchiveOptions, FilesOptions, OutputOptions
+from .options import ArchiveOptions, FilesOptions, ModbusOptions, OutputOptions
 
 SECRETS = ("password_file", "token_file", "secret_file")
 """Fields that name a file with a secret; other files are certificates and their keys."""
@@ -130,7 +130,7 @@ def check_outputs(config: OutputsConfig, site: Site) -> None:
     """Whether all can be made on this machine, without loading a library of theirs.
 
     Raises OutputError if a library is missing or a folder can never be written, InputError if a
-    file is missing or holds no secret where it should.
+    file or a recipe is missing, or a file holds no secret where it should.
     """
     for name, folder in _folders(config):
         _require_writable(name, site.folder / folder)
@@ -145,6 +145,13 @@ def check_outputs(config: OutputsConfig, site: Site) -> None:
                 site.secret(getattr(options, field.name))
             elif field.name.endswith("_file"):
                 site.file(getattr(options, field.name))
+        if isinstance(options, ModbusOptions):
+            for number, recipe in enumerate(options.recipes, start=1):
+                if not os.path.isdir(site.folder / recipe):
+                    raise InputError(
+                        f"{options.name}: recipes: number {number}, {site.folder / recipe}: no "
+                        "such folder; give the folder of a bundle"
+                    )
 
 
 def _folders(config: OutputsConfig) -> Iterator[tuple[str, str]]:

@@ -148,6 +148,15 @@ def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path)
     check_outputs(load_options([table], None), Site(tmp_path))
 
 
+def test_a_recipe_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "lid").mkdir()
+    found = load_options([{"kind": "modbus", "recipes": ["lid", "bundles/base"]}], None)
+    with pytest.raises(InputError, match=r"number 2, .*bundles/base: no such folder"):
+        check_outputs(found, Site(tmp_path))
+    (tmp_path / "bundles" / "base").mkdir(parents=True)
+    check_outputs(found, Site(tmp_path))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\n", b"\x30\x82\xff", b"s3cret\n# made in May\n", b"s3cret\x00"],
