@@ -203,7 +203,10 @@ def _unproven(graph: Graph, proof: Proof) -> str:
     fix = "use --precision fp32, or --allow-fallback to let a higher precision step in"
     if graph.precision == "fp32":
         fix = "judge no parts with it; update TensorRT, and report it with: sanflow doctor BUNDLE"
-    return f"{graph.files[0]}: {what}; {fix}"
+    again = f"sanflow build BUNDLE --precision {graph.precision} --force"
+    return (
+        f"{graph.files[0]}: {what}; {fix}; the plan stays refused until it is built anew: {again}"
+    )
 
 
 def _recipes(graph: Graph) -> Iterator[Recipe]:

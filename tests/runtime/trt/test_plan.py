@@ -359,6 +359,7 @@ def test_a_plan_that_fails_its_goldens_judges_nothing(
         ) as caught:
             open_engine(bundle, "tensorrt")
     assert "--precision fp32" in str(caught.value)
+    assert "built anew: sanflow build BUNDLE --precision fp16 --force" in str(caught.value)
     assert len(in_process) == 2
     with open_engine(bundle, "tensorrt", precision="fp32") as engine:
         assert engine.graph.precision == "fp32"
