@@ -61,7 +61,10 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
     cells = tuple(cell for entry in sweep.config.data for cell in _cells(sweep, entry))
     names = [cell.name for cell in cells]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"data: two data sets make the cell {twice[0]}; give each its own name")
+        raise ConfigError(
+            f"data: two data sets make the cell {twice[0]}; give each a name of its own that "
+            "differs in the letters a to z, digits or dots: all else is _ in a cell's name"
+        )
     for folder in {cell.config.hybrid.textures.folder for cell in cells} - {""}:
         texture_files(folder)
     for cell, dataset in _datasets(cells):

@@ -125,7 +125,16 @@ def test_two_data_sets_of_one_name(toml: Path) -> None:
     text = toml.read_text("utf-8")
     entry = text[text.index("[[data]]") : text.index("[set]")]
     toml.write_text(text.replace(entry, entry + entry.replace("parts/", "parts/")), "utf-8")
-    with pytest.raises(ConfigError, match=r"holds a value twice|give each its own name"):
+    with pytest.raises(ConfigError, match=r"holds a value twice|give each a name of its own"):
+        plan(read_sweep(toml))
+
+
+def test_two_names_that_no_folder_tells_apart(toml: Path) -> None:
+    text = toml.read_text("utf-8")
+    entry = text[text.index("[[data]]") : text.index("[set]")]
+    both = [entry.replace('"parts"', f'"{name}"') for name in ("金属", "塑料")]
+    toml.write_text(text.replace(entry, "".join(both)), "utf-8")
+    with pytest.raises(ConfigError, match=r"sanflow-edge-_-seed0; .*letters a to z, digits or dot"):
         plan(read_sweep(toml))
 
 
