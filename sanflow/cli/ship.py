@@ -95,7 +95,7 @@ def export(
     opened = finished_run(run)
     asked = false_alarm_rate(rate, load_calibration(opened))
     message = "export stopped" + (f"; {out} is as it was" if out else "")
-    with interruptible(message), show.counting_with_lines("exporting") as (progress, line):
+    with interruptible(lambda: message), show.counting_with_lines("exporting") as (progress, line):
         options: dict[str, Any] = {
             "precision": precision,
             "activation": activation,

@@ -123,7 +123,7 @@ def _run(
     failed: dict[str, str] = {}
     tasks = [Task(path, cell.threads, cell.gpus) for path, cell in left.items()]
     message = f"sweep stopped; what is finished is kept in {out}, the same command goes on"
-    with interruptible(message):
+    with interruptible(lambda: message):
         outcomes = engine(tasks)
         try:
             for outcome in outcomes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,8 +14,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def interruptible(message: str) -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM raises Interrupted(message); a second one acts as before.
+def interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Within, the first SIGINT or SIGTERM raises Interrupted(message()); a second acts as before.
 
     An exception that this one became on its way out, such as an engine's, leaves as Interrupted.
     Python delivers signals to the main thread only; elsewhere this does nothing.
@@ -33,7 +33,7 @@ def interruptible(message: str) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
         restore()
-        stopped = Interrupted(f"{signal.Signals(number).name}: {message}")
+        stopped = Interrupted(f"{signal.Signals(number).name}: {message()}")
         raise stopped
 
     for number in SIGNALS:

@@ -28,7 +28,7 @@ from ..model.extractor import Extractor
 from ..model.method import Method
 from ..model.methods import build
 from ..model.weights import WeightsInfo, load_weights
-from ..run import Compute, DataRecord, Progress, Run, RunRecord, write_run
+from ..run import RECORD, Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
 from .distributed import Group, process_group
 from .folder import claim, continued_config, given_back, require_same_data
@@ -66,8 +66,7 @@ def train(
     """
     if config is not None and config.hybrid.textures.folder:
         texture_files(config.hybrid.textures.folder)
-    message = f"training stopped; finished epochs are kept in {out}, continue with --resume"
-    with given_back(out), process_group() as group, interruptible(message):
+    with given_back(out), process_group() as group, interruptible(lambda: _stopped(out)):
         target = _device(device, group)
         report = progress if progress and group.leads else _silent
         begun = group.share(lambda: claim(out, resume))
@@ -91,6 +90,12 @@ def train(
             model = run.model().to(target)
         group.align(model)
         return _train(run, model, dataset, group, report, config.optim.workers)
+
+
+def _stopped(out: Path) -> str:
+    if (out / RECORD).exists():
+        return f"training stopped; finished epochs are kept in {out}, continue with --resume"
+    return "training stopped before there was anything to keep; begin again with the same command"
 
 
 def _checked(

@@ -162,6 +162,17 @@ def test_a_finished_run_is_returned_on_resume_and_never_overwritten(
     assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
 
 
+def test_stopped_before_there_is_a_run_it_says_to_begin_again(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    def interrupt(status: Status) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="before there was anything to keep; begin again"):
+        train(parts, tmp_path / "run", config, device="cpu", progress=interrupt)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_at_most_the_epoch_in_progress(
     parts: Path, tmp_path: Path, config: RunConfig, number: signal.Signals
