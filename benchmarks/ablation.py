@@ -8,7 +8,7 @@ canonical split) and judged on its held-out good parts against synthetic anomali
 (seeds that training never uses): image and pixel AUROC of pasted patches, and image AUROC of parts
 that are changed as a whole. Writes benchmarks/results/ablation.json. `--trained` judges other
 scores of one whole run; rows of other sets than the canonical split stand under the set's name,
-those of other extractors than ResNet-18 and of other pools than [1] under these.
+those of other extractors than ResNet-18, other pools than [1], or smoothed features under these.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def main() -> None:
             epochs = run.config.optim.epochs
             model = run.config.model
             pools = "" if model.pools == (1,) else f", pools {list(model.pools)}"
-            name = f"{given.set}{other(model.extractor)}{pools}"
+            smooth = f", smooth {model.smooth}" if model.smooth > 1 else ""
+            name = f"{given.set}{other(model.extractor)}{pools}{smooth}"
             record(f"{name}, {epochs} epochs: {row}", figures, epochs)
         return
     extractor = other(given.extractor)

@@ -408,7 +408,9 @@ def test_an_engine_that_is_always_late_is_no_dead_engine(bundle: Bundle, tmp_pat
         until(lambda: made.keeper.heartbeat >= 4)
         state = made.keeper.snapshot(0)
     assert "were not judged by their deadline" in state.fault
-    assert {result.reason for result in seen.results} == {"deadline"}
+    reasons = {result.reason for result in seen.results}
+    assert "deadline" in reasons
+    assert reasons <= {"deadline", "overflow"}  # a busy processor makes a queue, too
     assert made.emitter.discarded > 2, "the engine was asked, and answered"
 
 

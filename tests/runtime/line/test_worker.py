@@ -25,7 +25,13 @@ def test_a_part_that_no_call_can_answer_in_time_takes_none() -> None:
 
     decision = SimpleNamespace(threshold=1.0)
     judge: Any = SimpleNamespace(
-        fastest=10.0, batch=list, infer=infer, decision=decision, digest="", name=""
+        fastest=10.0,
+        batch=list,
+        infer=infer,
+        served=lambda: None,
+        decision=decision,
+        digest="",
+        name="",
     )
     emitter: Any = SimpleNamespace(settle=lambda e, outcome: settled.append((e.part, outcome)))
     queue: Any = None
