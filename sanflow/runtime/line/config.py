@@ -46,7 +46,7 @@ class Line:
     recover: int = 20
     """Parts judged in time, in a row, that end it."""
     idle_check: str = "1s"
-    """When no part reached the engine for so long a golden sample is judged: the heart beats on. A
+    """When no part was judged in time for so long a golden sample is: the heart beats on. A
     part that comes in the middle of it waits until the engine is free."""
     hang: str = "5s"
     """An engine or camera call that takes longer is left behind, and opened anew."""

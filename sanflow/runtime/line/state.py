@@ -2,7 +2,8 @@
 
 Lateness that repeats is a fault until enough parts in a row were judged in time, so that a line
 does not start and stop with every other part. The heart beats with every part that an engine
-judged, and with every golden sample it judged while none reached it: it stops when the engine does.
+judged in time, and with every golden sample it judged while there was none: it stops when the
+engine does.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Worker:
     """One thread that takes parts from the queue until it is closed."""
 
     def __init__(self, queue: Parts, emitter: Emitter, idle: float, checked: Checked) -> None:
-        """After `idle` seconds in which no part reached the engine it judges a golden sample."""
+        """After `idle` seconds in which no part was judged in time it judges a golden sample."""
         self._queue, self._emitter = queue, emitter
         self._idle, self._checked = idle, checked
         self._abandoned = False
