@@ -78,7 +78,7 @@ class Worker:
             self.judge, self.since = judge, time.monotonic()
             if entries:
                 self._work(entries, judge)
-            # Parts that never reach the engine say nothing about it, however many there are.
+            # Parts that it did not judge in time say nothing about it, however many there are.
             if not entries or judge.rested(self._idle):
                 self._check(judge)
             self.judge = self.since = None
