@@ -163,8 +163,9 @@ class PyramidConfig(MethodConfig):
             g < 1 or cells % g for g in self.pools
         ):
             raise ValueError(
-                f"pools {self.pools} must be different divisors of {cells}, the cells that the "
-                "coarsest tap has along both sides, large to small"
+                f"pools {list(self.pools)} must be different divisors of {cells}, the cells that "
+                f"the coarsest tap has along both sides, large to small; model.pools=[{cells}] "
+                "takes each of them"
             )
         if self.pool_weight <= 0:
             raise ValueError(f"pool_weight {self.pool_weight} must be positive")

@@ -171,3 +171,10 @@ def test_a_row_of_the_ablation_differs_in_its_row_alone(row: str, prefix: str) -
     assert sum(found.synth.quotas) == sum(plain.synth.quotas)
     assert found.optim == plain.optim
     assert found != plain
+
+
+def test_another_size_of_edge_local_says_which_cells_it_has() -> None:
+    size = {"model.height": 192, "model.width": 192}
+    with pytest.raises(ConfigError, match=r"pools \[16\] must be .* of 12, .*model.pools=\[12\]"):
+        load_config("edge-local", None, size)
+    assert load_config("edge-local", None, {**size, "model.pools": [12]}).model.pools == (12,)
