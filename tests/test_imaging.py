@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from sanflow import imaging
 from sanflow.errors import ImageError
-from sanflow.imaging import DecodeError, PixelPath, Roi, _shrink, decode, to_rgb8, too_few
+from sanflow.imaging import DecodeError, PixelPath, Roi, decode, to_rgb8, too_few
+from sanflow.imaging.pixel_path import _shrink
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 LEVELS_16 = [0, 128, 129, 25700, 65407, 65535]

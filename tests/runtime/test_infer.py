@@ -287,7 +287,7 @@ def test_a_surprise_in_one_image_does_not_end_the_run(
             raise MemoryError("800000000 bytes")
         return decode(data, name)
 
-    monkeypatch.setattr(imaging, "decode", surprise)
+    monkeypatch.setattr(imaging.reading, "decode", surprise)
     infer(bundle, parts, tmp_path / "out", threads=1)
     found = {line["image"]: line for line in lines(tmp_path / "out")}
     assert found["2.png"]["verdict"] == "NO-DECISION"
