@@ -24,9 +24,7 @@ from sanflow.imaging import DecodeError, decode, to_rgb8
 from .kit import blocks, encoded, noise, with_exif
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
-
 LEVELS_16 = [0, 128, 129, 25700, 65407, 65535]
-
 LEVELS_8 = [0, 0, 1, 100, 255, 255]  # divided by 257, rounded
 
 

@@ -1,20 +1,26 @@
-"""A station with a simulated camera and a small real engine, run to its end."""
+"""A station with a simulated camera and a small real engine, and waiting for what it does."""
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sanflow.bundle import Bundle
+from sanflow.bundle import Bundle, with_decisions
 from sanflow.runtime.line.config import LineConfig, load
-from sanflow.runtime.line.output import Output, Picture, StationState
+from sanflow.runtime.line.output import Control, Output, Picture, StationState
 from sanflow.runtime.line.result import PartResult
 from sanflow.runtime.line.source import Source
 from sanflow.runtime.line.sources.sim import sim_source
 from sanflow.runtime.line.station import Station
 from sanflow.runtime.line.swap import Judge, prove
+
+LIVE = "sim:noise?size=24x20&rate=200"
+"""A camera that goes on until the station is stopped."""
 
 
 class Collector(Output):
@@ -38,6 +44,27 @@ class Collector(Output):
 
     def close(self) -> None:
         self.closed.set()
+
+
+class Trigger(Output):
+    """A PLC that sends part ids."""
+
+    fast = True
+
+    def __init__(self, early: int = 0) -> None:
+        super().__init__("plc")
+        self._early = early
+
+    def attach(self, control: Control) -> None:
+        self.control = control
+
+    def open(self) -> None:
+        for part in range(self._early):
+            self.control.trigger(part)
+
+    def emit(self, result: PartResult, picture: Picture | None) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def line(folder: Path, toml: str = "", **flags: Any) -> LineConfig:
@@ -72,6 +99,47 @@ def station(
         slow=slow,
     )
     return made, collector
+
+
+@contextmanager
+def running(made: Station) -> Iterator[None]:
+    """The station in a thread of its own; stopped at the end, its parts all answered."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.run()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        made.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert not made.emitter.waiting
+    if failed:
+        raise failed[0]
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for it; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def stricter(bundle: Bundle, path: Path) -> Bundle:
+    """The same graph with a threshold below all scores: every part is NG."""
+    shutil.copytree(bundle.path, path)
+    copied = Bundle.open(path)
+    given = copied.manifest.graph().decision
+    decision = type(given)(-1.0, None, -1.0, -1.0, given.display_low, given.display_high)
+    return with_decisions(copied, [decision])
 
 
 def broken_promises(results: list[PartResult]) -> list[str]:

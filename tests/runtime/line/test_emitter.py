@@ -12,7 +12,7 @@ from sanflow.runtime.line.ledger import Ledger
 from sanflow.runtime.line.output import Picture
 from sanflow.runtime.line.result import PartResult
 
-from .test_station import until
+from .station_kit import until
 
 DEADLINE = 2.0
 """Long, so that a machine that is busy with other tests cannot hide a thread that oversleeps."""

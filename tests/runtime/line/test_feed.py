@@ -22,8 +22,8 @@ from sanflow.runtime.line.ring import Board
 from sanflow.runtime.line.slow import Assignment, make, serve
 from sanflow.runtime.line.slowside import SlowSide
 
+from .station_kit import until
 from .test_state import result
-from .test_station import until
 
 
 class Flaky(Output):

@@ -17,7 +17,7 @@ from sanflow.runtime.line.frame import Frame, missed
 from sanflow.runtime.line.grab import Grabber
 from sanflow.runtime.line.source import EndOfSource, Source, SourceError
 
-from .test_station import until
+from .station_kit import until
 
 IMAGE = np.zeros((4, 4), np.uint8)
 

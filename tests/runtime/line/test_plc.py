@@ -15,8 +15,7 @@ from sanflow.runtime.line.outputs import Site, load_options, make_outputs
 from sanflow.runtime.line.outputs import registers as r
 
 from .outputs.conftest import free_port
-from .station_kit import broken_promises, station
-from .test_station import running, stricter, until
+from .station_kit import broken_promises, running, station, stricter, until
 
 
 class Plc:

@@ -25,7 +25,7 @@ from sanflow.runtime.registry import open_engine
 from sanflow.runtime.setting import Gpu
 
 from ..conftest import MakeBundle
-from .test_station import stricter, until
+from .station_kit import stricter, until
 
 SMALL = "sim:noise?size=24x20"
 

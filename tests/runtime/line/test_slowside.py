@@ -12,7 +12,7 @@ import pytest
 from sanflow.runtime.line import slowside
 from sanflow.runtime.line.slowside import MALLOC, SlowSide
 
-from .test_station import until
+from .station_kit import until
 
 
 def assignment(folder: Path) -> dict[str, Any]:

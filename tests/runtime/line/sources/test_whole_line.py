@@ -13,8 +13,7 @@ from sanflow.imaging import encode_png
 from sanflow.runtime.line.outputs.store import Store
 from sanflow.runtime.line.sources import open_source
 
-from ..station_kit import broken_promises, station
-from ..test_station import running, until
+from ..station_kit import broken_promises, running, station, until
 
 SIZE = (20, 24, 3)
 
