@@ -38,12 +38,6 @@ def document(done: Result) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle to change."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
 def test_the_commands_are_those_of_the_contract() -> None:
     group: Any = typer.main.get_command(app)
     assert set(group.commands) == set(COMMANDS)
