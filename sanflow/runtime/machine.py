@@ -42,7 +42,7 @@ class Machine:
 
 def describe() -> Machine:
     """This machine, as far as it can be known."""
-    info = _text("/proc/cpuinfo")
+    info = text_of("/proc/cpuinfo")
     return Machine(
         system=platform.platform(),
         architecture=platform.machine(),
@@ -70,7 +70,7 @@ def usable_cpus() -> int:
 
 def default_threads() -> int:
     """Threads for one engine: the usable processors, but not two on one physical core."""
-    return min(usable_cpus(), _cores(_text("/proc/cpuinfo")) or sys.maxsize)
+    return min(usable_cpus(), _cores(text_of("/proc/cpuinfo")) or sys.maxsize)
 
 
 def load_average() -> float | None:
@@ -105,7 +105,7 @@ def peak_rss_mib() -> float | None:
 
     On Linux from VmHWM, because ru_maxrss also remembers the process that started this one.
     """
-    high = re.search(r"VmHWM:\s+(\d+) kB", _text("/proc/self/status"))
+    high = re.search(r"VmHWM:\s+(\d+) kB", text_of("/proc/self/status"))
     if high:
         return int(high[1]) / 1024
     if sys.platform == "win32":
@@ -137,7 +137,7 @@ def _quota() -> int | None:
     limits = [text.split() for text in _granted("cpu.max")]
     if not any(limits):
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        limits = [[_text(f"/sys/fs/cgroup/cpu/{name}").strip() for name in names]]
+        limits = [[text_of(f"/sys/fs/cgroup/cpu/{name}").strip() for name in names]]
     # Where nothing is limited: "max", -1, or no such file.
     given = [[int(n) for n in limit] for limit in limits if all(map(str.isdigit, limit))]
     quotas = [limit[0] / limit[1] for limit in given if len(limit) == 2 and limit[1]]
@@ -145,9 +145,9 @@ def _quota() -> int | None:
 
 
 def _memory_mib() -> int | None:
-    total = re.search(r"MemTotal:\s+(\d+) kB", _text("/proc/meminfo"))
+    total = re.search(r"MemTotal:\s+(\d+) kB", text_of("/proc/meminfo"))
     sizes = [int(total[1]) * 1024] if total else []
-    limits = (*_granted("memory.max"), _text("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    limits = (*_granted("memory.max"), text_of("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
     sizes += [int(limit) for limit in limits if limit.strip().isdigit()]
     if not sizes and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -156,12 +156,13 @@ def _memory_mib() -> int | None:
 
 def _granted(name: str) -> list[str]:
     """A limit of cgroup v2, of this process's own group and of all above: each of them holds."""
-    own = re.search(r"^0::(/.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
+    own = re.search(r"^0::(/.*)$", text_of("/proc/self/cgroup"), re.MULTILINE)
     group = PurePosixPath(own[1] if own else "/")
-    return [_text(f"/sys/fs/cgroup/{place}/{name}") for place in (group, *group.parents)]
+    return [text_of(f"/sys/fs/cgroup/{place}/{name}") for place in (group, *group.parents)]
 
 
-def _text(path: str) -> str:
+def text_of(path: str | Path) -> str:
+    """What a file of the system says; empty where it is not there, or not for this user."""
     try:
         return Path(path).read_text("utf-8", "replace")
     except OSError:

@@ -43,7 +43,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
     texts = {name.replace("__", "/").replace("D", "."): text for name, text in files.items()}
     monkeypatch.setattr(
         machine,
-        "_text",
+        "text_of",
         lambda path: next((t for name, t in texts.items() if path.endswith(name)), ""),
     )
 
@@ -126,7 +126,7 @@ def test_a_services_quota_counts_and_that_of_every_group_above(
     }
     files["/proc/self/cgroup"] = "1:name=systemd:/else\n0::/line.slice/station.service\n"
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(machine, "_text", lambda path: files.get(re.sub("/+", "/", path), ""))
+    monkeypatch.setattr(machine, "text_of", lambda path: files.get(re.sub("/+", "/", path), ""))
     assert machine.usable_cpus() == cpus
 
 

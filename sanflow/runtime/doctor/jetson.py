@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..machine import text_of
 from ..trt.key import l4t
 
 _GPU_CLOCK = re.compile(r"\.(gpu|gpc\d*|ga10b|gv11b)$|^gpu|^gpc")
@@ -63,7 +64,7 @@ def jetson(root: Path = Path("/")) -> Jetson | None:
         return None
     mode, full = _power(root)
     return Jetson(
-        model=_text(root / "proc/device-tree/model").strip("\0 \n") or "a Jetson",
+        model=text_of(root / "proc/device-tree/model").strip("\0 \n") or "a Jetson",
         l4t=version,
         release=release(version),
         mode=mode,
@@ -85,11 +86,11 @@ def _power(root: Path) -> tuple[str | None, tuple[int, str] | None]:
         int(number): name
         for number, name in re.findall(
             r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>",
-            _text(root / "etc/nvpmodel.conf"),
+            text_of(root / "etc/nvpmodel.conf"),
             re.MULTILINE,
         )
     }
-    status = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status"))
+    status = re.search(r"pmode:(\d+)", text_of(root / "var/lib/nvpmodel/status"))
     if status is None:
         return None, None
     current = int(status[1])
@@ -107,13 +108,6 @@ def _clocks_fixed(root: Path) -> bool | None:
     folder = root / "sys/class/devfreq"
     for clock in sorted(folder.iterdir()) if folder.is_dir() else ():
         if _GPU_CLOCK.search(clock.name):
-            low, high = _text(clock / "min_freq").strip(), _text(clock / "max_freq").strip()
+            low, high = text_of(clock / "min_freq").strip(), text_of(clock / "max_freq").strip()
             return low == high if low and high else None
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -14,9 +14,9 @@ import json
 import platform
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
+from ..machine import text_of
 from .api import Api, Product, Recipe
 from .cuda import Device
 
@@ -84,21 +84,14 @@ def driver_version(device: Device) -> str:
 def kernel_module() -> str | None:
     """The version of NVIDIA's kernel module, for example 580.65.06; None where it does not tell."""
     # "Kernel Module  580.65.06", or for the open one "Kernel Module for x86_64  580.65.06".
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", _text("/proc/driver/nvidia/version"))
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text_of("/proc/driver/nvidia/version"))
     return found[1] if found else None
 
 
 def l4t() -> str | None:
     """The release of Jetson Linux, for example 36.4.3; None elsewhere."""
-    match = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", _text("/etc/nv_tegra_release"))
+    match = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", text_of("/etc/nv_tegra_release"))
     return f"{match[1]}.{match[2]}" if match else None
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _digest(fields: dict[str, object]) -> str:

@@ -184,7 +184,7 @@ def test_the_real_release_file_is_understood(
 ) -> None:
     from sanflow.runtime.trt import key
 
-    monkeypatch.setattr(key, "_text", lambda path: RELEASE)
+    monkeypatch.setattr(key, "text_of", lambda path: RELEASE)
     found = jetson.jetson(tmp_path)
     assert found is not None
     assert (found.l4t, found.model) == ("36.4.3", "a Jetson")

@@ -121,7 +121,7 @@ def test_the_drivers_version_is_read(
         "/proc/driver/nvidia/version": text,
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
     }
-    monkeypatch.setattr(key_module, "_text", files.__getitem__)
+    monkeypatch.setattr(key_module, "text_of", files.__getitem__)
     assert key_module.driver_version(device()) == f"CUDA 13.0, {found}, L4T 36.4.3"
 
 
