@@ -32,8 +32,6 @@ class Admission:
         self._emitter, self._queue, self._keeper = emitter, queue, keeper
         self.request: Callable[[Entry], None] | None = None
         """Triggers the camera; None where it is not the station that does."""
-        self.duplicates = 0
-        """Frames and triggers of parts that waited for their verdict already."""
 
     def frame(self, frame: Frame, source: Source) -> None:
         """A frame in free run, or by an external trigger: one part."""
@@ -41,7 +39,7 @@ class Admission:
         begun = begun if frame.triggered is None else frame.triggered
         entry = self._emitter.open(frame.part, begun, frame, source.name)
         if entry is None:
-            self._duplicate(frame.part, source.name)
+            _tell_of_duplicate(frame.part, source.name)
             return
         self._admit(entry, frame)
 
@@ -62,7 +60,7 @@ class Admission:
         """The PLC says that this part is in position; its deadline runs from now."""
         entry = self._emitter.open(part, time.monotonic())
         if entry is None:
-            self._duplicate(part, "trigger")
+            _tell_of_duplicate(part, "trigger")
         elif reason := self._refusal():
             self._emitter.settle(entry, rejected(*reason))
         elif self.request is None:
@@ -101,6 +99,6 @@ class Admission:
             return "not_ready", "the station is not ready"
         return None
 
-    def _duplicate(self, part: int | None, source: str) -> None:
-        self.duplicates += 1
-        _log.warning("%s: part %s waits for its verdict already", source, part)
+
+def _tell_of_duplicate(part: int | None, source: str) -> None:
+    _log.warning("%s: part %s waits for its verdict already", source, part)

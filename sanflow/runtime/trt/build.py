@@ -67,7 +67,7 @@ def run(job: Job, timings: bytes, graph: bytes, log: Path, progress: Progress) -
     if error:
         raise EngineError(error)
     if code:
-        raise EngineError(f"{_ending(code, job, tail, log)}")
+        raise EngineError(_ending(code, job, tail, log))
     return built
 
 

@@ -21,7 +21,6 @@ class SourceKind:
     """One entry of the registry; the file of a scheme has a function SCHEME_source(uri)."""
 
     module: str
-    what: str
     libraries: tuple[str, ...] = ()
     """What Python imports, where it needs something beyond the core."""
     extra: str = ""
@@ -29,15 +28,15 @@ class SourceKind:
 
 
 SOURCES: dict[str, SourceKind] = {
-    "sim": SourceKind("sim", "a simulated camera"),
-    "folder": SourceKind("folder", "pictures in a folder"),
-    "video": SourceKind("video", "a video file", ("av",), "video"),
-    "rtsp": SourceKind("rtsp", "a network stream", ("av",), "video"),
-    "rtsps": SourceKind("rtsp", "an encrypted network stream", ("av",), "video"),
-    "v4l2": SourceKind("v4l2", "a camera of Video4Linux"),
-    "pylon": SourceKind("pylon", "a camera of Basler", ("pypylon",), "pylon"),
-    "genicam": SourceKind("genicam", "a GenTL producer", ("harvesters", "genicam"), "genicam"),
-    "aravis": SourceKind("aravis", "a GigE or USB3 Vision camera", ("gi",), "aravis"),
+    "sim": SourceKind("sim"),
+    "folder": SourceKind("folder"),
+    "video": SourceKind("video", ("av",), "video"),
+    "rtsp": SourceKind("rtsp", ("av",), "video"),
+    "rtsps": SourceKind("rtsp", ("av",), "video"),
+    "v4l2": SourceKind("v4l2"),
+    "pylon": SourceKind("pylon", ("pypylon",), "pylon"),
+    "genicam": SourceKind("genicam", ("harvesters", "genicam"), "genicam"),
+    "aravis": SourceKind("aravis", ("gi",), "aravis"),
 }
 
 
