@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from .result import PartResult
 
 State = Literal["Preoperational", "Halted", "Error", "Initialized", "Ready", "Running"]
 """OPC 40100-1's states: Initialized is loaded but not proven, Running judges parts."""
+STATES: tuple[State, ...] = get_args(State)
+"""A PLC reads their places here as numbers."""
 
 
 class OutputError(SanflowError):
@@ -53,6 +55,11 @@ class StationState:
     warning: str = ""
     """In words, what a person should look at while verdicts stay right: a full disk, the slow side
     down; empty otherwise."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the line may trust its verdicts."""
+        return self.state in ("Ready", "Running") and not self.fault
 
     @property
     def text(self) -> str:

@@ -13,8 +13,6 @@ from typing import Any
 
 from ..output import StationState
 
-WORKING = ("Ready", "Running")
-
 
 class Health:
     """What was said of the station last, and when its heart beat last."""
@@ -44,7 +42,7 @@ class Health:
             return "the station has said nothing yet"
         if state.fault:
             return state.fault
-        if state.state not in WORKING:
+        if not state.trusted:
             return f"the station is {state.state}, not Ready"
         if self.silent > self._stale:
             return f"no heartbeat for {self.silent:.0f} s: the engine stands still"

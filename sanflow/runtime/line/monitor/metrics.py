@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..output import STATES
 from ..result import PartResult
 from .drift import Signal
 from .health import Health
@@ -21,7 +22,6 @@ from .health import Health
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-STATES = ("Preoperational", "Halted", "Error", "Initialized", "Ready", "Running")
 BUCKETS = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
 """Milliseconds."""
 LATEST = 1000

@@ -54,7 +54,7 @@ class DioOutput(Output):
 
     def announce(self, state: StationState) -> None:
         """Have the ready line switched."""
-        self._ready = state.state in ("Ready", "Running") and not state.fault
+        self._ready = state.trusted
 
     def health(self) -> dict[str, Any]:
         """Pulses by verdict, pulses left out, whether the device is there, the last error."""

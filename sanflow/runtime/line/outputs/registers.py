@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from ..output import State, StationState
+from ..output import STATES, StationState
 from ..result import PartResult, Reason
 
 LAYOUT = 1
@@ -29,7 +29,6 @@ END = RING + RECORD * RECORDS
 READY, BUSY, FAULT, ARMED, WARNING = (1 << bit for bit in range(5))
 UNCERTAIN, LATE = 1, 2
 OK, NG = 1, 2
-STATES: tuple[str, ...] = get_args(State)
 REASONS: tuple[str, ...] = get_args(Reason)
 """Their numbers are their places here."""
 
@@ -107,10 +106,9 @@ class Registers:
 
     def state(self, state: StationState) -> None:
         """The station's state changed, or its heart beat."""
-        trusted = state.state in ("Ready", "Running") and not state.fault
         with self._lock:
             self._flags = (
-                trusted * READY | bool(state.fault) * FAULT | bool(state.warning) * WARNING
+                state.trusted * READY | bool(state.fault) * FAULT | bool(state.warning) * WARNING
             )
             self._waiting = state.queue
             self._words[STATUS + 1] = STATES.index(state.state)
