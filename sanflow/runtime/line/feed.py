@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from urllib.parse import quote
 from .journal import Follower, Position
 from .output import Output, Picture, StationState, ailing
 from .result import PartResult
+from .whole import write_whole
 
 POLL = 0.05
 """Seconds until the journal is looked at again."""
@@ -188,7 +188,4 @@ def _load(path: Path) -> Position:
 
 
 def _store(path: Path, position: Position) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps([position.file, position.offset]), "ascii")
-    os.replace(part, path)
+    write_whole(path, json.dumps([position.file, position.offset]).encode("ascii"))

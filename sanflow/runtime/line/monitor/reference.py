@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .... import schema
 from ....errors import ConfigError
 from ..swap import Judge
+from ..whole import write_whole
 
 MOST = 50
 """Files that are kept."""
@@ -39,13 +39,10 @@ class Reference:
 def keep(folder: Path, judge: Judge) -> None:
     """Leave a judge's reference in the station's folder, if the disk takes it."""
     path = _path(folder, judge.digest, judge.name)
-    part = path.with_suffix(".part")
     graph = judge.engine.graph
     known = Reference(graph.scores, graph.decision.display_low, graph.decision.display_high)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(schema.dump(known)), "ascii")
-        os.replace(part, path)
+        write_whole(path, json.dumps(schema.dump(known)).encode("ascii"))
         files = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime)
         for old in files[:-MOST]:
             old.unlink(missing_ok=True)

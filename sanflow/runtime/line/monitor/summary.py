@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from .... import schema
 from ....errors import ConfigError
 from ..output import StationState
 from ..result import PartResult
+from ..whole import write_whole
 
 SAVE = 0.4
 """Seconds after which the file is written again, while parts come."""
@@ -142,12 +142,9 @@ class Summary:
             return
         self._saved_at = now
         path = self._path(self._day.date)
-        part = path.with_suffix(".part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(written(self._day), indent=1) + "\n", "utf-8")
             new = not path.exists()
-            os.replace(part, path)
+            write_whole(path, (json.dumps(written(self._day), indent=1) + "\n").encode("utf-8"))
             for old in self._files()[: -self._keep] if new else []:
                 old.unlink(missing_ok=True)
         except OSError as error:  # the other views must not wait for a disk

@@ -11,7 +11,6 @@ is reached, pictures go.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import shutil
 import threading
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from .... import imaging
 from ..output import Output, Picture
 from ..result import PartResult
+from ..whole import write_whole
 from .options import ArchiveOptions
 from .store import PictureRow, Store
 
@@ -125,7 +125,7 @@ class ArchiveOutput(Output):
         store.add_picture(PictureRow(id, f"pictures/{name}", heat, low, high, size))
         self._bytes += size
         for path, data in files.items():
-            _write_whole(self._folder / path, data)
+            write_whole(self._folder / path, data)
         self._counts["pictures"] += 1
         while self._bytes > self._options.quota_mb * 2**20 and (oldest := store.pictures(1)):
             self._remove(store, oldest[0])
@@ -159,13 +159,3 @@ def to_grey16(heat: NDArray[np.float32], low: float, high: float) -> NDArray[np.
     scaled = (heat.astype(np.float64) - low) / max(high - low, 1e-30)
     whole = np.nan_to_num(scaled, nan=1.0, posinf=1.0, neginf=0.0)
     return np.rint(np.clip(whole, 0, 1) * 65535).astype(np.uint16)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
