@@ -94,14 +94,14 @@ def compare(
     engine: Engine,
     cases: Iterable[Case],
     source: str,
-    graph: Graph,
     step: Callable[[int], None] = lambda images: None,
 ) -> Comparison:
     """Run every case through the engine and compare; `step` is told of each batch's images.
 
-    Decision and tolerances are those of `graph`. Only a batch of maps is held at a time. Raises
-    InputError if there is no case.
+    Decision and tolerances are those of the engine's graph. Only a batch of maps is held at a
+    time. Raises InputError if there is no case.
     """
+    graph = engine.graph
     names: list[str] = []
     wanted: list[float] = []
     found: list[float] = []
@@ -110,9 +110,7 @@ def compare(
     heat = _Maps()
     waiting = iter(cases)
     while chunk := list(islice(waiting, engine.batch)):
-        batch = np.zeros(engine.inputs[0].shape, np.uint8)
-        batch[: len(chunk)] = [case.image for case in chunk]
-        output = engine.infer(batch)
+        output = engine.infer(engine.filled([case.image for case in chunk]))
         for slot, case in enumerate(chunk):
             names.append(case.name)
             wanted.append(case.score)

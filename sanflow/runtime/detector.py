@@ -134,11 +134,8 @@ class Detector:
         self.close()
 
     def _judge_batch(self, inputs: Sequence[NDArray[np.uint8]]) -> list[Result]:
-        # Free slots are black. What lies in them cannot change the others' bits.
-        batch = np.zeros(self.engine.inputs[0].shape, np.uint8)
-        batch[: len(inputs)] = inputs
         try:
-            output = self.engine.infer(batch)
+            output = self.engine.infer(self.engine.filled(inputs))
         except EngineError as error:
             return [no_decision("engine_error", str(error)) for _ in inputs]
         return [_decide(output, slot, self.engine.graph.decision) for slot in range(len(inputs))]

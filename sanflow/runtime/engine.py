@@ -8,6 +8,7 @@ bits in every slot of a batch, whatever its neighbours; tests hold each engine t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar
@@ -74,6 +75,15 @@ class Engine(ABC):
     def batch(self) -> int:
         """Images per inference, N."""
         return self.inputs[0].shape[0]
+
+    def filled(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The input of up to `batch` images (H, W, 3); the slots that are left are black.
+
+        What lies in them cannot change the others' bits.
+        """
+        inputs = np.zeros(self.inputs[0].shape, np.uint8)
+        inputs[: len(images)] = images
+        return inputs
 
     def infer(self, images: NDArray[np.uint8]) -> Output:
         """uint8 (N, H, W, 3) -> scores and maps.

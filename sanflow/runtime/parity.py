@@ -99,7 +99,7 @@ def replay_goldens(
         Case(entry.image, golden.image, golden.score, golden.map)
         for entry, golden in zip(bundle.manifest.golden, bundle.goldens(), strict=True)
     )
-    return compare(engine, cases, "golden", engine.graph, step)
+    return compare(engine, cases, "golden", step)
 
 
 def verify(
@@ -189,7 +189,7 @@ def _compare_own(
         yield first
         yield from cases
 
-    return compare(engine, all_cases(), "images", engine.graph, step)
+    return compare(engine, all_cases(), "images", step)
 
 
 def _figures(errors: Errors | None) -> tuple[str | None, ...]:

@@ -37,7 +37,13 @@ class Scripted(Engine):
 
     name = "scripted"
 
-    def __init__(self, scores: list[float], heat: Callable[[int], Any], batch: int = 1) -> None:
+    def __init__(
+        self,
+        scores: list[float],
+        heat: Callable[[int], Any],
+        batch: int = 1,
+        graph: Graph = GRAPH,
+    ) -> None:
         super().__init__(
             "1.0",
             1,
@@ -47,7 +53,7 @@ class Scripted(Engine):
                 TensorSpec("map", "float32", (batch, SIDE, SIDE)),
             ),
         )
-        self.scores, self.heat = scores, heat
+        self.scores, self.heat, self.graph = scores, heat, graph
 
     def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         numbers = images[:, 0, 0, 0].tolist()
@@ -77,7 +83,7 @@ def judge(
         )
         for i, score in enumerate(wanted)
     ]
-    return compare(Scripted(found, found_map, batch), cases, "images", graph)
+    return compare(Scripted(found, found_map, batch, graph), cases, "images")
 
 
 def test_equal_judges_pass_with_zero_errors() -> None:
@@ -196,7 +202,7 @@ def test_batches_are_filled_and_the_last_one_padded(batch: int) -> None:
         for i, s in enumerate(scores)
     )
     engine = Scripted(scores, lambda _: 0.5, batch)
-    c = compare(engine, cases, "golden", GRAPH, steps.append)
+    c = compare(engine, cases, "golden", steps.append)
     assert c.passed
     assert c.score_relative.max == 0
     assert c.images == sum(steps) == 7

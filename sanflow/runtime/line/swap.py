@@ -56,9 +56,7 @@ class Judge:
         """The engine's input array of up to `engine.batch` model inputs (H, W, 3)."""
         if self.engine.batch == 1:
             return inputs[0][None]
-        batch = np.zeros(self.engine.inputs[0].shape, np.uint8)
-        batch[: len(inputs)] = inputs
-        return batch
+        return self.engine.filled(inputs)
 
     def infer(self, batch: NDArray[np.uint8]) -> Output:
         """As Engine.infer; to be called within `turns`."""
