@@ -7,8 +7,9 @@
     BUNDLE/golden/maps.npy          PyTorch's anomaly maps of them, float32 (N, H, W)
     BUNDLE/report.html              how it was made and measured, for people
 
-`manifest` is what it says, `contents` and `onnx_wire` what its files may hold, `folder` opens one,
-`write` writes one. Only NumPy and OpenCV are needed, and opening executes nothing.
+`manifest` is what it says, `spelling` how that is written, `coherence` whether its fields fit each
+other; `contents` and `onnx_wire` are what its files may hold, `folder` opens one, `write` writes
+one. Only NumPy and OpenCV are needed, and opening executes nothing.
 """
 
 from .folder import Bundle, Golden

@@ -184,9 +184,8 @@ def open_engine(
     Without a `precision` it is the preferred graph. Without a name, and not tuned, it is the first
     engine that reads the bundle; `threads` defaults to the physical cores this process may use;
     `gpu` is for engines on a GPU; `setting` says everything of the engine. Raises InputError for an
-    unknown name or precision,
-    EngineError if the engine is missing, does not read this target, or refuses the graph,
-    BundleError if a file changed since the bundle was opened.
+    unknown name or precision, EngineError if the engine is missing, does not read this target, or
+    refuses the graph, BundleError if a file changed since the bundle was opened.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}, expected at least 1")

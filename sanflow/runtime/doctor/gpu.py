@@ -43,9 +43,11 @@ def _board(board: Jetson) -> Iterator[Check]:
         yield Check("gpu", "Jetson", "ok", f"{words}, of which this version knows no JetPack")
     else:
         words += f" (JetPack {known.jetpack}, TensorRT {known.tensorrt}, Python {known.python})"
-        old = "its TensorRT is too old; install JetPack 6.1 or newer"
-        status, fix = ("ok", "") if known.supported else ("failed", old)
-        yield Check("gpu", "Jetson", status, words, fix)  # type: ignore[arg-type]
+        if known.supported:
+            yield Check("gpu", "Jetson", "ok", words)
+        else:
+            fix = "its TensorRT is too old; install JetPack 6.1 or newer"
+            yield Check("gpu", "Jetson", "failed", words, fix)
     if board.mode is not None:
         fix = ""
         if board.full_mode is not None:

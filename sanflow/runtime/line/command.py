@@ -18,7 +18,7 @@ from . import config as line_config
 from .monitor import reference
 from .monitor.options import load_monitor
 from .output import StationState
-from .outputs import OUTPUTS, Site, check_outputs, load_options, make_outputs
+from .outputs import OUTPUTS, OutputsConfig, Site, check_outputs, load_options, make_outputs
 from .sources import open_source
 from .station import Station
 from .swap import Judge, prove
@@ -46,26 +46,14 @@ def run_station(
     """
     path = Path(config) if config is not None else None
     found = line_config.load(path, source__uri=source, line__deadline=deadline)
-    if not found.source.uri:
-        raise InputError("no source: give --source URI, or [source] uri in --config")
-    if not found.line.deadline:
-        raise InputError(
-            "no deadline: give --deadline, or [line] deadline in --config: how long after its "
-            "trigger a part's verdict must be there, for example 50ms"
-        )
+    _require_source_and_deadline(found)
     folder = Path(out)
     require_outside(bundle, folder)
     make_source = partial(open_source, found.source.uri, found.source.trigger)
     make_source()  # what is wrong with the URI is said before engines are loaded
     wanted = load_options(found.output, found.archive, str(config or "line"))
-    if found.source.trigger == "software" and not any(
-        OUTPUTS[options.kind].triggers for options in wanted.output
-    ):
-        able = " or ".join(kind for kind, entry in OUTPUTS.items() if entry.triggers)
-        raise ConfigError(
-            f'{config}: [source] trigger = "software", but no output asks for parts; add an '
-            f'[[output]] of kind {able}, or set trigger = "free" or "external"'
-        )
+    if found.source.trigger == "software":
+        _require_trigger(wanted, str(config))
     site = Site(folder, found.line.name)
     check_outputs(wanted, site)  # the slow process could only say it too late
     monitor = load_monitor(found.monitor, str(config or "line"))
@@ -98,6 +86,26 @@ def stuck() -> bool:
     """
     kinds = ("sanflow-grab", "sanflow-worker", "sanflow-swap")
     return any(thread.name.startswith(kinds) for thread in threading.enumerate())
+
+
+def _require_source_and_deadline(found: line_config.LineConfig) -> None:
+    if not found.source.uri:
+        raise InputError("no source: give --source URI, or [source] uri in --config")
+    if not found.line.deadline:
+        raise InputError(
+            "no deadline: give --deadline, or [line] deadline in --config: how long after its "
+            "trigger a part's verdict must be there, for example 50ms"
+        )
+
+
+def _require_trigger(wanted: OutputsConfig, where: str) -> None:
+    """Where the station triggers the camera, an output has to say when."""
+    if not any(OUTPUTS[options.kind].triggers for options in wanted.output):
+        able = " or ".join(kind for kind, entry in OUTPUTS.items() if entry.triggers)
+        raise ConfigError(
+            f'{where}: [source] trigger = "software", but no output asks for parts; add an '
+            f'[[output]] of kind {able}, or set trigger = "free" or "external"'
+        )
 
 
 @contextmanager
