@@ -31,6 +31,7 @@ from sanflow.calibration.calibrate import load_calibration
 from sanflow.calibration.ranges import Histograms, Method, Ranges, derive, histograms
 from sanflow.calibration.representative import choose
 from sanflow.calibration.rounding import round_layers
+from sanflow.calibration.threshold import usual_rate
 from sanflow.data.layout import open_dataset
 from sanflow.data.synthetic import Synthesiser
 from sanflow.evaluation.evaluate import evaluate
@@ -159,7 +160,9 @@ def lay(run: Run, data: Path | None) -> Bed:
         made.extend(images[1:])
     graph = to_onnx(model)
     wanted = judge(in_ov(graph), judged_parts(good, made))
-    return Bed(run, graph, load_calibration(run).decision(0.01), good, made, wanted)
+    calibration = load_calibration(run)
+    decision = calibration.decision(usual_rate(len(calibration.part_scores)))
+    return Bed(run, graph, decision, good, made, wanted)
 
 
 def features(model: SANFlow, images: Sequence[Image]) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def observe(
     graph: onnx.ModelProto,
     images: Iterable[NDArray[np.uint8]],
     tensors: Collection[str],
-    method: Method = "mse",
+    method: Method,
     percentile: float = PERCENTILE,
 ) -> Ranges:
     """Ranges of inner values of `graph` over images uint8 (H, W, 3), which are gone through twice.

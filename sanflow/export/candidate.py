@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..bundle.manifest import LOWER, Precision, Target, graph_files
+from ..calibration.ranges import Method as RangeRule
 from ..calibration.ranges import Ranges, observe
 from ..calibration.representative import NEEDED, choose, enough
 from ..calibration.rounding import round_layers
@@ -29,6 +30,11 @@ from .parts import Part
 from .plan import Plan
 from .quantise import Activation, layers, tensors
 from .typed import typed
+
+RANGES: dict[Activation, RangeRule] = {"int8": "mse", "uint8": "minmax"}
+"""Which range of the good parts' values a form takes. What clips an anomaly lowers its score, and
+anomalies lie beyond what good parts reach: uint8 has the steps to hold it all, int8, half as fine
+where nothing is negative, has not."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ class Bench:
     def ranges(self) -> Ranges:
         """Of every value that int8 may round."""
         lowered = Plan.uniform(self.graph, "int8")
-        return observe(self.graph, self._typical, tensors(self.graph, lowered))
+        named = tensors(self.graph, lowered)
+        return observe(self.graph, self._typical, named, RANGES[self.activation])
 
     @cached_property
     def rounded(self) -> dict[str, NDArray[np.int8]]:

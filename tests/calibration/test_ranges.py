@@ -88,9 +88,9 @@ def test_one_bright_pixel_does_not_set_the_range(method: Method) -> None:
 def test_growth_says_whether_the_last_images_added_anything() -> None:
     parts = images(8, outlier=True)
     largest = np.abs(values(parts)).max(axis=(1, 2, 3))
-    grew = observe(graph(), parts, ["value"]).growth
+    grew = observe(graph(), parts, ["value"], "minmax").growth
     assert grew == pytest.approx(largest.max() / largest[:4].max() - 1, rel=1e-5)
-    assert observe(graph(), parts[::-1], ["value"]).growth == 0
+    assert observe(graph(), parts[::-1], ["value"], "minmax").growth == 0
 
 
 def test_a_batch_is_filled_with_one_image() -> None:
@@ -113,12 +113,12 @@ def test_a_value_that_is_always_zero_has_range_zero() -> None:
 
 def test_what_cannot_be_observed_is_refused() -> None:
     with pytest.raises(InputError, match="no value 'other'"):
-        observe(graph(), images(), ["other"])
+        observe(graph(), images(), ["other"], "minmax")
     with pytest.raises(InputError, match="at least one image"):
-        observe(graph(), [], ["value"])
+        observe(graph(), [], ["value"], "minmax")
     with pytest.raises(InputError, match="not an iterator"):
-        observe(graph(), iter(images()), ["value"])
+        observe(graph(), iter(images()), ["value"], "minmax")
     with pytest.raises(InputError, match="'median' is not one of"):
         observe(graph(), images(), ["value"], "median")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no range was observed for 'positive'"):
-        observe(graph(), images(), ["value"]).maximum("positive")
+        observe(graph(), images(), ["value"], "minmax").maximum("positive")

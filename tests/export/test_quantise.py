@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from sanflow.bundle.manifest import Target
 from sanflow.calibration.ranges import Ranges, observe
 from sanflow.calibration.rounding import round_layers
 from sanflow.errors import InputError
@@ -325,7 +326,7 @@ def test_the_graph_given_stays_as_it_was(
 def test_missing_ranges_and_unknown_forms_are_refused(
     graph: onnx.ModelProto, plan: Plan, images: list[NDArray[np.uint8]], ranges: Ranges
 ) -> None:
-    few = observe(graph, images[:1], tensors(graph, plan)[:3])
+    few = observe(graph, images[:1], tensors(graph, plan)[:3], "minmax")
     with pytest.raises(InputError, match="no range was observed"):
         quantise(graph, plan, few)
     with pytest.raises(InputError, match="'int4' is not one of"):
@@ -424,3 +425,17 @@ def test_a_bench_rounds_for_the_parts_that_it_is_given(images: list[NDArray[np.u
         if node.name in bench.rounded:
             found = shipped[f"{node.name}/weight/int8"]
             assert np.array_equal(found, bench.rounded[node.name])
+
+
+@pytest.mark.parametrize(("form", "target"), [("uint8", "openvino"), ("int8", "onnx")])
+def test_uint8_holds_whatever_a_good_part_reaches(
+    images: list[NDArray[np.uint8]], form: Activation, target: Target
+) -> None:
+    """Anomalies lie beyond good parts: with the steps to spare, nothing good is clipped first."""
+    model = small_model()
+    empty = np.zeros(images[0].shape[:2], np.float32)
+    good = tuple(Part(str(n), "calibration", image, 0.0, empty) for n, image in enumerate(images))
+    bench = Bench(to_onnx(model), target, form, model, good)
+    widest = observe(bench.graph, images, bench.ranges.maxima, "minmax")
+    clipped = [t for t, peak in widest.maxima.items() if bench.ranges.maxima[t] < peak]
+    assert bool(clipped) == (form == "int8")
