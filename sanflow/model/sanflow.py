@@ -13,6 +13,7 @@ from .flow import Flow, conditional_flow
 from .latents import LevelTerms, Observed
 from .losses import sanflow_loss
 from .method import Draw
+from .position import take
 from .pyramid import Pyramid
 
 
@@ -46,6 +47,7 @@ class SANFlow(Pyramid):
             if k < taps:
                 terms.append(LevelTerms(latent, self.at_level(finest, k, index)[:, 0]))
             else:
-                abnormal = F.adaptive_max_pool2d(whole, self.sizes[k])[:, 0] > 0
-                terms.append(LevelTerms(latent, abnormal, good_only=True))
+                cells = F.adaptive_max_pool2d(whole, self.sizes[k]) > 0
+                abnormal = cells if index is None else take(cells, index)
+                terms.append(LevelTerms(latent, abnormal[:, 0], good_only=True))
         return terms

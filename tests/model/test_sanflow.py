@@ -198,3 +198,18 @@ def test_state_holds_all_that_scores_depend_on() -> None:
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(model(images)[1], other(images)[1])
+
+
+def test_a_fibre_of_a_pooled_level_knows_which_of_its_cells_are_abnormal() -> None:
+    config = replace(CONFIG, height=64, width=64, taps=(8,), pools=(4,), variance="unit")
+    model, masks = model_of(config), torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 20:30, 40:50] = True  # of 16-pixel cells, those in row 1 and columns 2 and 3
+    observed = model.observe(photographs(2, width=64))
+    (_, whole) = model.training_terms(observed, masks, model.whole())
+    draw = [d for d in model.draws(2, Steps(fibre=8)) if d.levels == (1,)][1]
+    (fibre,) = model.training_terms(observed, masks, draw)
+    index = draw.indices[0]
+    assert index is not None
+    assert torch.equal(fibre.abnormal, whole.abnormal.flatten(1)[:, index, None])
+    assert whole.abnormal.sum() == 2
+    assert fibre.latent.square.shape == fibre.abnormal.shape == (2, 4, 1)
