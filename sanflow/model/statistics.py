@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+ROUNDING = 1e-5
+"""Deviations below this share of the largest are those of a constant in float32."""
+
 
 class FeatureScale(nn.Module):
     """(x - mean) / deviation of (B, C, H, W), per channel or per channel and position.
@@ -33,11 +36,14 @@ class FeatureScale(nn.Module):
         """Take mean and deviation from `moments`.
 
         A channel that is hardly ever active would be blown up to hundreds of deviations where it
-        is, so no deviation counts as less than a tenth of the median one.
+        is, so no deviation counts as less than a tenth of the median one. Where most never change
+        but for rounding, as on a saturated background, the median is of those that do.
         """
         deviation = moments.deviation()
-        least = 0.1 * deviation.median()
-        deviation = deviation.clamp_min(least if least > 0 else 1.0)
+        changing = deviation > ROUNDING * deviation.max()
+        few = changing.float().mean() <= 0.5
+        typical = (deviation[changing] if few else deviation).median()
+        deviation = deviation.clamp_min(0.1 * typical if changing.any() else 1.0)
         self.mean.copy_(moments.mean.view_as(self.mean))
         self.deviation.copy_(deviation.view_as(self.deviation))
 

@@ -54,3 +54,20 @@ def test_moments_of_every_position_by_itself() -> None:
     out = scale(maps)
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(2, 3, 4), rtol=0, atol=1e-5)
     torch.testing.assert_close(out.std(dim=0, correction=0), torch.ones(2, 3, 4))
+
+
+def test_a_background_that_never_changes_does_not_set_the_scale() -> None:
+    """Most positions are the same in every image, some of them but for the last bit."""
+    generator = torch.Generator().manual_seed(0)
+    maps = 3 + 0.1 * torch.randn(20, 2, 4, 4, generator=generator)
+    maps[:, :, :2] = 3
+    maps[::2, :, 2] = 3 + 2**-22
+    maps[1::2, :, 2] = 3
+    scale = FeatureScale(2, 4, 4)
+    moments = scale.moments()
+    moments.update(maps)
+    scale.fit(moments)
+    out = scale(maps)
+    deviation = out[:, :, 3].std(dim=0, correction=0)
+    torch.testing.assert_close(deviation, torch.ones(2, 4))
+    assert out[:, :, :3].abs().max() < 1e-3
