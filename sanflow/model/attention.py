@@ -21,8 +21,6 @@ class SingleQuery(nn.Module):
 
     def __init__(self, inputs: int, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"{width} attention channels do not split into {heads} heads")
         self.heads = heads
         self.query = nn.Linear(inputs, width, bias=False)
         self.key = nn.Linear(inputs, width, bias=False)

@@ -45,7 +45,8 @@ class Subnet(nn.Module):
 
     def forward(self, y: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         seen = self.gamma * self.attention(y, tokens)
-        s, t = self.last(torch.cat((self.mlp(y), seen), dim=1)).chunk(2, dim=1)
+        # Under mixed precision only the products are rounded, as in the other couplings.
+        s, t = self.last(torch.cat((self.mlp(y), seen), dim=1)).to(y.dtype).chunk(2, dim=1)
         return s, t
 
 

@@ -44,9 +44,10 @@ class TokenConfig(MethodConfig):
         if min(self.couplings, self.heads) < 1 or self.hidden < 0 or self.clamp <= 0:
             raise ValueError("couplings, heads and clamp must be positive, hidden not negative")
         cell = self.patch * self.group
-        if min(self.height, self.width) < 32 or self.height % cell or self.width % cell:
+        least = 32 if self.extractor in TRANSFORMERS else max(32, 2 * self.stride)
+        if min(self.height, self.width) < least or self.height % cell or self.width % cell:
             raise ValueError(
-                f"image size {self.height}x{self.width} must be at least 32 and a multiple of "
+                f"image size {self.height}x{self.width} must be at least {least} and a multiple of "
                 f"{cell}, {self.group} patches of {self.patch} pixels"
             )
 

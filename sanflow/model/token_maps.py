@@ -5,6 +5,7 @@ FastFlow takes the first blocks of a network alone, and its final norm after the
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, cast
@@ -51,8 +52,10 @@ class TokenMap(Extractor):
             own = key.removeprefix("module.")
             adapted[f"embed.{own}" if own.startswith(_EMBEDDED) else own] = value
         positions = adapted.get("embed.pos_embed")
-        mine = cast(Tensor, self.body.get_submodule("embed").pos_embed)
-        if positions is not None and positions.shape != mine.shape:
+        cells = 0 if positions is None else positions.shape[1] - self.prefixes
+        side = math.isqrt(cells)
+        # By the grid: 4 x 9 cells are as many as 6 x 6.
+        if positions is not None and side * side == cells and (side, side) != self.grid:
             from timm.layers.pos_embed import resample_abs_pos_embed
 
             adapted["embed.pos_embed"] = resample_abs_pos_embed(

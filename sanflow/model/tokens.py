@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .config import LossConfig
 from .extractor import Extractor, build_extractor
 from .fusion_flow import FusionFlow, fusion_loss, fusion_score
@@ -52,6 +53,11 @@ class TokenMethod(Method[Tokens]):
             torch.manual_seed(seed)
             self.extractor = _extractor(config)
             (channels,) = self.extractor.channels
+            if channels // 2 % config.heads:
+                raise ConfigError(
+                    f"model.heads: {config.heads} heads do not share the {channels // 2} channels "
+                    f"of half a token of {config.extractor} evenly; give a divisor of that number"
+                )
             hidden = config.hidden or channels
             self.flow = FusionFlow(channels, hidden, config.couplings, config.clamp, self.attention)
         scaled = config.feature_scale == "standard"

@@ -64,9 +64,11 @@ class TokenTransformer(Backbone):
         """
         adapted = dict(values)
         found = adapted.get(POSITIONS)
-        if found is not None and found.shape[1] != self.body.encoder.pos_embedding.shape[1]:
-            side = math.isqrt(found.shape[1] - 1)
-            grid = found[:, 1 : 1 + side * side].transpose(1, 2).reshape(1, -1, side, side)
+        cells = 0 if found is None else found.shape[1] - 1
+        side = math.isqrt(cells)
+        # By the grid: 7 x 28 cells are as many as 14 x 14.
+        if found is not None and side * side == cells and (side, side) != self.size:
+            grid = found[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
             resized = F.interpolate(grid, self.size, mode="bicubic", align_corners=True)
             joined = (found[:, :1], resized.flatten(2).transpose(1, 2))
             adapted[POSITIONS] = torch.cat(joined, dim=1)

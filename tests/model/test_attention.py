@@ -65,8 +65,3 @@ def test_windows_with_one_token_each_leave_high_frequencies_no_choice() -> None:
     y, windows = torch.randn(1, W).double(), torch.randn(1, 4, 1, W).double()
     other = torch.randn(1, W).double()
     assert torch.allclose(module(y, windows)[:, :W], module(other, windows)[:, :W])
-
-
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="do not split into 5 heads"):
-        SingleQuery(W, 16, 5)

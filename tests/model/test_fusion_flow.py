@@ -111,3 +111,11 @@ def test_parameter_counts_of_the_reference(
         block = FusionCoupling(width, width, 3.0, lambda half: kind(half, heads))
     count = blocks * sum(parameter.numel() for parameter in block.parameters())
     assert round(count / 1e6, 2) == millions
+
+
+def test_mixed_precision_rounds_no_log_determinant() -> None:
+    """Only products are rounded; a mean of rounded scales would lose all but three digits."""
+    made, (y, tokens) = flow().float(), inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        z, log_det = made(y.float(), tokens.float())
+    assert z.dtype == log_det.dtype == torch.float32

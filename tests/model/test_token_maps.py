@@ -65,6 +65,15 @@ def test_positions_of_another_size_are_resized(name: str, tmp_path: Path) -> Non
     assert maps.isfinite().all()
 
 
+def test_positions_are_resized_by_their_grid_not_by_their_number() -> None:
+    """2 x 8 cells are as many as 4 x 4, and in other places."""
+    extractor = build_token_map(SMALL[1], 32, 128)
+    positions = torch.randn(1, 16, 192)
+    adapted = extractor.adapt({"pos_embed": positions})["embed.pos_embed"]
+    assert adapted.shape == (1, 16, 192)
+    assert not torch.allclose(adapted, positions, atol=0.1)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_graph_is_the_model(name: str) -> None:
     model = FastFlow(config_of(name)).eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sanflow.errors import ConfigError
 from sanflow.model.config import LossConfig
 from sanflow.model.extractor import Extractor
 from sanflow.model.foad_mfff import FOADMFFF
@@ -137,8 +138,26 @@ def test_windows_hold_neighbours() -> None:
         ("sanf-ad", {"extractor": "resnet19"}, "vit_b_16"),
         ("sanf-ad", {"clamp": 0.0}, "clamp must be positive"),
         ("sanf-ad", {"stride_on": "1x1"}, "is for resnet50"),
+        # The last stage's second convolution would mirror a single position.
+        (
+            "sanf-ad",
+            {"stride": 32, "pool": 1, "height": 32, "width": 64},
+            "32x64 must be at least 64",
+        ),
     ],
 )
 def test_bad_values_are_refused(name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(name, **values)
+
+
+@BOTH
+def test_heads_that_do_not_share_the_channels_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.heads: 5 heads do not share the 128 channels"):
+        made(name, heads=5)
+
+
+def test_the_smallest_image_of_each_stride_scores() -> None:
+    for stride, side in ((4, 32), (8, 32), (16, 32), (32, 64)):
+        model = made("sanf-ad", stride=stride, pool=1, height=side, width=side)
+        assert model(images(1, side))[0].isfinite().all()

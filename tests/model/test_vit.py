@@ -69,3 +69,13 @@ def test_every_named_network_can_be_built(name: str) -> None:
     patch = TRANSFORMERS[name]
     assert model.size == (64 // patch, 96 // patch)
     assert model.channels == ((768,) if "_b_" in name else (1024,))
+
+
+def test_positions_are_resized_by_their_grid_not_by_their_number() -> None:
+    """2 x 8 cells are as many as 4 x 4, and in other places."""
+    values = dict(tiny(64).state_dict())
+    model = TokenTransformer("tiny", tiny(), 32, 128)
+    adapted = model.adapt(values)[POSITIONS][:, 1:].reshape(2, 8, 32)
+    grid = values[POSITIONS][:, 1:].reshape(4, 4, 32)
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):  # the corners stay where they were
+        assert torch.allclose(adapted[row, column], grid[row, column])
