@@ -47,7 +47,7 @@ class Coupling(nn.Module):
         self.clamp = clamp
         self.soft = soft
         inputs = self.passive + position_dim
-        hidden, self.padding = int(ratio * inputs), kernel // 2
+        hidden, self.padding = max(1, int(ratio * inputs)), kernel // 2
         self.first = nn.Conv2d(inputs, hidden, kernel, padding=self.padding)
         self.last = nn.Conv2d(hidden, 2 * self.active, kernel, padding=self.padding)
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), UNIT_SCALE))
@@ -123,4 +123,5 @@ def random_rotation(channels: int) -> Tensor:
     q, r = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
     rotation: Tensor = q * r.diagonal().sign()
     rotation[:, 0] *= torch.linalg.slogdet(rotation).sign
-    return rotation.to(torch.get_default_dtype())
+    # The decomposition's is stored column by column, which NCCL does not send.
+    return rotation.to(torch.get_default_dtype()).contiguous()

@@ -172,6 +172,11 @@ def test_a_random_rotation_is_one_and_no_two_are_alike() -> None:
             assert not torch.allclose(matrices[0], matrices[1])
 
 
+def test_a_rotation_can_be_sent_to_other_processes() -> None:
+    """NCCL refuses what is not stored row by row, and so does safetensors."""
+    assert random_rotation(6).is_contiguous()
+
+
 def test_rotations_are_drawn_evenly() -> None:
     """Of SO(3): the trace 1 + 2 cos(angle) has mean 0 and variance 1."""
     torch.manual_seed(0)
