@@ -52,7 +52,7 @@ def device_graph(method: str, precision: Any, *, flows: bool = False) -> onnx.Mo
     with torch.no_grad():
         graph = to_onnx(compile_model(model).model)
     wanted = tensors(graph, Plan.uniform(graph, "int8")) if precision == "int8" else ()
-    ranges = observe(graph, images, wanted) if wanted else None
+    ranges = observe(graph, images, wanted, "mse") if wanted else None
     return typed(graph, Plan.device(graph, precision, flows=flows), ranges, "int8", "fp16")
 
 
