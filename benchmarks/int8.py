@@ -35,6 +35,7 @@ from sanflow.calibration.threshold import usual_rate
 from sanflow.data.layout import open_dataset
 from sanflow.data.synthetic import Synthesiser
 from sanflow.evaluation.evaluate import evaluate
+from sanflow.export.candidate import RANGES
 from sanflow.export.graph import to_onnx, trace
 from sanflow.export.naive import naive
 from sanflow.export.openvino import to_ir
@@ -98,6 +99,8 @@ class Bed:
         return {
             "rank": round(rank_correlation(wanted, scores) or 0, 5),
             "score_relative_max": round(float(np.abs(scores / wanted - 1).max()), 4),
+            "score_shift_good": round(float((scores / wanted - 1)[:-HELD].mean()), 5),
+            "score_shift_anomalies": round(float((scores / wanted - 1)[-HELD:].mean()), 5),
             "map_mean": round(float(error.mean()), 4),
             "map_p99": round(float(np.quantile(error, 0.99)), 4),
             "flips": int(flips.sum()),
@@ -193,13 +196,15 @@ def open_ir(files: tuple[bytes, bytes]) -> Engine:
     return open_graph(named, Setting("openvino", 1))
 
 
-ABLATIONS = ("methods", "rounding", "regions", "regions_joined", "counts", "nncf")
+ABLATIONS = ("methods", "rounding", "clipping", "regions", "regions_joined", "counts", "nncf")
 
 
 def ablation(bed: Bed, name: str) -> dict[str, Any]:
     """One choice alone, from the default ones."""
     if name == "rounding":
         return rounding(bed)
+    if name == "clipping":
+        return clipping(bed)
     if name == "nncf":
         return nncf_forms(bed)
     plan = Plan.uniform(bed.graph, "int8")
@@ -298,15 +303,29 @@ def calls(engine: Engine) -> Callable[[], object]:
 def rounding(bed: Bed) -> dict[str, Any]:
     """Weights to the nearest step, and rounded for what the layers read, from good parts alone."""
     plan, sample = Plan.uniform(bed.graph, "int8"), bed.sample(IMAGES, 0)
-    ranges = derive(histograms(bed.graph, sample, tensors(bed.graph, plan)), "mse")
+    seen = histograms(bed.graph, sample, tensors(bed.graph, plan))
     found = {}
     for name, rounded in (
         ("nearest", {}),
         ("rounded", round_layers(bed.graph, sample, layers(bed.graph, plan))),
     ):
         for form in get_args(Activation):
+            ranges = derive(seen, RANGES[form])
             graph = typed(bed.graph, plan, ranges, form, rounded=rounded)
             found[f"{name}, {form}"] = bed.compare(judge(in_ov(graph), bed.judged))
+    return found
+
+
+def clipping(bed: Bed) -> dict[str, Any]:
+    """Ranges that hold all that good parts reach, and those of the least error; rounded weights."""
+    plan, sample = Plan.uniform(bed.graph, "int8"), bed.sample(IMAGES, 0)
+    seen = histograms(bed.graph, sample, tensors(bed.graph, plan))
+    rounded = round_layers(bed.graph, sample, layers(bed.graph, plan))
+    found = {}
+    for form in get_args(Activation):
+        for method in RANGES.values():
+            graph = typed(bed.graph, plan, derive(seen, method), form, rounded=rounded)
+            found[f"{method}, {form}"] = bed.compare(judge(in_ov(graph), bed.judged))
     return found
 
 
@@ -322,12 +341,13 @@ def precisions(
     graph: onnx.ModelProto, seen: Histograms, rounded: dict[str, NDArray[np.int8]]
 ) -> dict[str, onnx.ModelProto]:
     """FP32, FP16, INT8 for CPUs, and INT8 as TensorRT takes it."""
-    ranges, plan = derive(seen, "mse"), Plan.uniform(graph, "int8")
+    plan = Plan.uniform(graph, "int8")
+    ranges = {form: derive(seen, method) for form, method in RANGES.items()}
     return {
         "fp32": graph,
         "fp16": typed(graph, Plan.uniform(graph, "fp16"), None, "int8"),
-        "int8": typed(graph, plan, ranges, "uint8", rounded=rounded),
-        "int8 symmetric": typed(graph, plan, ranges, "int8", rounded=rounded),
+        "int8": typed(graph, plan, ranges["uint8"], "uint8", rounded=rounded),
+        "int8 symmetric": typed(graph, plan, ranges["int8"], "int8", rounded=rounded),
     }
 
 
