@@ -194,8 +194,10 @@ class _Survey:
     def non_negative(self, name: str) -> bool:
         """Whether a value cannot be below 0, by what it is made of."""
         before = self._producer.get(name)
-        if before is None or before.op_type in _NON_NEGATIVE:
-            return before is not None
+        if before is None:
+            return False
+        if before.op_type in _NON_NEGATIVE or self._clips(before):
+            return True
         inputs = before.input[:1] if before.op_type in _MOVES else before.input
         return before.op_type in _KEEP_SIGN and all(map(self.non_negative, inputs))
 
@@ -211,9 +213,16 @@ class _Survey:
     def _result(self, node: onnx.NodeProto) -> str:
         """What an engine can make a layer's integer kernel write: its output after a Relu."""
         readers = self._readers[node.output[0]]
-        if len(readers) == 1 and readers[0][0].op_type == "Relu":
-            return str(readers[0][0].output[0])
+        if len(readers) == 1:
+            reader, _ = readers[0]
+            if reader.op_type == "Relu" or self._clips(reader):
+                return str(reader.output[0])
         return str(node.output[0])
+
+    def _clips(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a Relu with an upper end, as ReLU6 is exported."""
+        bounds = [self._constants.get(name) for name in node.input[1:2]]
+        return node.op_type == "Clip" and bounds != [] and bounds[0] is not None and bounds[0] >= 0
 
 
 @dataclass

@@ -249,6 +249,24 @@ def test_depthwise_layers_are_quantised_per_channel_and_padded_pixels_keep_their
     assert np.abs(found - wanted).mean() < wanted.std()
 
 
+def test_what_relu6_leaves_is_what_is_quantised(images: list[NDArray[np.uint8]]) -> None:
+    """Before it values are many times as large: their steps would be coarser by as much."""
+    graph = to_onnx(small_model(extractor="mobilenet_v2"))
+    plan = Plan.uniform(graph, "int8")
+    ranges = observe(graph, images, tensors(graph, plan), "minmax")
+    made = quantise(graph, plan, ranges, "uint8")
+    values = constants_of(made)
+    writes = {name: node for node in made.graph.node for name in node.output}
+    clipped = [n for n in made.graph.node if n.op_type == "Clip" and "extractor" in n.name]
+    assert clipped
+    for node in clipped:
+        assert writes[node.input[0]].op_type == "Conv"
+        (reader,) = (n for n in made.graph.node if node.output[0] in n.input)
+        assert reader.op_type == "QuantizeLinear"
+        assert values[reader.input[2]] == 0
+        assert float(values[reader.input[1]]) <= 6 / 255
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_openvino_computes_every_layer_in_int8(
     graph: onnx.ModelProto, plan: Plan, ranges: Ranges, form: Activation
