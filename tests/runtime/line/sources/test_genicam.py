@@ -21,7 +21,7 @@ RED = "VikyTL_DEV_red"
 
 @pytest.mark.parametrize(("form", "shape"), [("RGBa8", (400, 400, 3)), ("Mono8", (400, 400))])
 def test_frames_are_whole_and_counted(form: str, shape: tuple[int, ...]) -> None:
-    uri = f"genicam:{VIKY}?camera={RED}&PixelFormat={form}&AcquisitionFrameRate=100"
+    uri = f"genicam:{VIKY}?camera={RED}&PixelFormat={form}&AcquisitionFrameRate=10"
     with open_source(uri) as source:
         frames = [frame for _ in range(20) if (frame := source.read(2.0)) is not None]
     assert len(frames) == 20
