@@ -221,8 +221,8 @@ class _Survey:
 
     def _clips(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a Relu with an upper end, as ReLU6 is exported."""
-        bounds = [self._constants.get(name) for name in node.input[1:2]]
-        return node.op_type == "Clip" and bounds != [] and bounds[0] is not None and bounds[0] >= 0
+        lower = self._constants.get((*node.input, "", "")[1])
+        return node.op_type == "Clip" and lower is not None and float(lower) >= 0
 
 
 @dataclass
