@@ -120,19 +120,19 @@ class _Convolution:
         self._squares = [np.zeros((self._inputs(group),) * 2) for group in self._groups]
 
     def look(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Count in some places of the layer's input (1, C, H, W)."""
+        """Count in some places of the layer's inputs (N, C, H, W): the head's N are its windows."""
         top, left, bottom, right = self._pads
-        padded = np.pad(values[0], ((0, 0), (top, bottom), (left, right)))
+        padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
         (high, wide), (down, across) = self._kernel, self._dilations
         shape = ((high - 1) * down + 1, (wide - 1) * across + 1)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, shape, axis=(1, 2))
-        windows = windows[:, :: self._strides[0], :: self._strides[1], ::down, ::across]
-        places = windows.shape[1] * windows.shape[2]
-        chosen = rng.permutation(places)[:PATCHES]
-        rows, columns = np.divmod(chosen, windows.shape[2])
-        patches = windows[:, rows, columns].astype(np.float64)  # (C, places, h, w)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, shape, axis=(2, 3))
+        windows = windows[:, :, :: self._strides[0], :: self._strides[1], ::down, ::across]
+        count, _, rows, columns, _, _ = windows.shape
+        chosen = rng.permutation(count * rows * columns)[:PATCHES]
+        places = np.unravel_index(chosen, (count, rows, columns))
+        patches = windows[places[0], :, places[1], places[2]].astype(np.float64)  # (n, C, h, w)
         for group, sums, squares in zip(self._groups, self._sums, self._squares, strict=True):
-            inputs = patches[group].transpose(0, 2, 3, 1).reshape(len(sums), -1)
+            inputs = patches[:, group].reshape(len(chosen), -1).T
             sums += inputs.sum(axis=1)
             squares += inputs @ inputs.T
         self._count += len(chosen)

@@ -129,6 +129,23 @@ def test_a_layer_is_rounded_for_the_patches_it_reads(attributes: dict[str, list[
     assert np.array_equal(found, expected.reshape(found.shape))
 
 
+def test_a_layer_that_reads_windows_is_rounded_for_all_of_them() -> None:
+    """The head's windows are one batch, which a layer sees at once."""
+    weights = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
+    halves = graph(weights)
+    size = numpy_helper.from_array(np.array([2, 8, 16, 3]), "size")
+    halves.graph.initializer.append(size)
+    halves.graph.node.insert(1, helper.make_node("Reshape", ["float", "size"], ["halves"], "cut"))
+    halves.graph.node[2].input[0] = "halves"
+    found = round_layers(halves, smooth(), ["conv"])["conv"]
+    maps = torch.from_numpy(np.stack(smooth())).reshape(-1, 8, 16, 3).permute(0, 3, 1, 2).double()
+    patches = F.unfold(maps, (3, 3)).permute(1, 0, 2).reshape(27, -1).numpy()
+    wide = weights.astype(np.float64)
+    covariance = np.cov(patches, bias=True)
+    expected = compensated(wide.reshape(5, -1), scales(wide, 0).reshape(5, 1), covariance)
+    assert np.array_equal(found, expected.reshape(found.shape))
+
+
 def test_a_wide_layer_is_rounded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
     monkeypatch.setattr(rounding, "TOGETHER", 18)
