@@ -84,47 +84,6 @@ def to_half(
     return _Halving(graph, set(low), kinds.pop()).result()
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """What FP16 did to the weights of one region."""
-
-    region: str
-    values: int
-    clipped: int
-    """Beyond the largest FP16 number, stored as that number."""
-    subnormal: int
-    """So small that FP16 holds them with fewer digits."""
-    zeroed: int
-    """Smaller still: stored as 0."""
-
-
-def rounding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[Rounding, ...]:
-    """What `to_half` with fp16 regions did to the weights, by region in graph order."""
-    weights, regions = constants_of(before), dict[str, str]()
-    for node in after.graph.node:
-        for name in node.input:
-            if name.endswith(_HALF) and name.removesuffix(_HALF) in weights:
-                regions.setdefault(name.removesuffix(_HALF), region_of(node.name))
-    limits = np.finfo(np.float16)
-    found = []
-    for region in dict.fromkeys(regions.values()):
-        size = np.concatenate(
-            [np.abs(weights[name]).ravel() for name in regions if regions[name] == region]
-        )
-        small = (size > 0) & (size < limits.smallest_normal)
-        zeroed = small & (size <= float(limits.smallest_subnormal) / 2)
-        found.append(
-            Rounding(
-                region,
-                size.size,
-                int((size > limits.max).sum()),
-                int((small & ~zeroed).sum()),
-                int(zeroed.sum()),
-            )
-        )
-    return tuple(found)
-
-
 class _Halving:
     """One graph on its way: its new nodes and weights, and which values are halves by now."""
 
