@@ -51,11 +51,11 @@ def round_layers(
     if not convolutions:
         return {}
     inner = Inner(graph, [layer.reads for layer in convolutions])
-    rng, count = np.random.default_rng(0), 0
+    count = 0
     for image in images:
         values = dict(zip(inner.tensors, inner(image), strict=True))
         for layer in convolutions:
-            layer.look(values[layer.reads], rng)
+            layer.look(values[layer.reads])
         count += 1
     if not count:
         raise InputError("rounding weights needs at least one image")
@@ -115,11 +115,13 @@ class _Convolution:
             slice(first, min(first + channels, weights.shape[1]))
             for first in range(0, weights.shape[1], channels)
         ]
+        # Its own, so that a layer does not depend on which others are rounded.
+        self._rng = np.random.default_rng(0)
         self._count = 0
         self._sums = [np.zeros(self._inputs(group)) for group in self._groups]
         self._squares = [np.zeros((self._inputs(group),) * 2) for group in self._groups]
 
-    def look(self, values: NDArray[np.float32], rng: np.random.Generator) -> None:
+    def look(self, values: NDArray[np.float32]) -> None:
         """Count in some places of the layer's inputs (N, C, H, W): the head's N are its windows."""
         top, left, bottom, right = self._pads
         padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -128,7 +130,7 @@ class _Convolution:
         windows = np.lib.stride_tricks.sliding_window_view(padded, shape, axis=(2, 3))
         windows = windows[:, :, :: self._strides[0], :: self._strides[1], ::down, ::across]
         count, _, rows, columns, _, _ = windows.shape
-        chosen = rng.permutation(count * rows * columns)[:PATCHES]
+        chosen = self._rng.permutation(count * rows * columns)[:PATCHES]
         places = np.unravel_index(chosen, (count, rows, columns))
         patches = windows[places[0], :, places[1], places[2]].astype(np.float64)  # (n, C, h, w)
         for group, sums, squares in zip(self._groups, self._sums, self._squares, strict=True):

@@ -146,6 +146,16 @@ def test_a_layer_that_reads_windows_is_rounded_for_all_of_them() -> None:
     assert np.array_equal(found, expected.reshape(found.shape))
 
 
+def test_a_layer_does_not_depend_on_which_others_are_rounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounding, "PATCHES", 50)  # some places of many, drawn
+    two = graph(np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32))
+    two.graph.node.insert(2, helper.make_node("Conv", ["maps", "weights"], ["other"], "before"))
+    alone, both = (round_layers(two, smooth(), layers) for layers in (["conv"], ["before", "conv"]))
+    assert np.array_equal(alone["conv"], both["conv"])
+
+
 def test_a_wide_layer_is_rounded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
     monkeypatch.setattr(rounding, "TOGETHER", 18)
