@@ -118,6 +118,9 @@ class _Convolution:
         # Its own, so that a layer does not depend on which others are rounded.
         self._rng = np.random.default_rng(0)
         self._count = 0
+        # Moments are taken about the first patch seen: about zero, patches that are all alike, as
+        # those of a background, would leave nothing but rounding, and variances below zero.
+        self._origin: NDArray[np.float64] | None = None
         self._sums = [np.zeros(self._inputs(group)) for group in self._groups]
         self._squares = [np.zeros((self._inputs(group),) * 2) for group in self._groups]
 
@@ -133,6 +136,9 @@ class _Convolution:
         chosen = self._rng.permutation(count * rows * columns)[:PATCHES]
         places = np.unravel_index(chosen, (count, rows, columns))
         patches = windows[places[0], :, places[1], places[2]].astype(np.float64)  # (n, C, h, w)
+        if self._origin is None:
+            self._origin = patches[0].copy()
+        patches -= self._origin
         for group, sums, squares in zip(self._groups, self._sums, self._squares, strict=True):
             inputs = patches[:, group].reshape(len(chosen), -1).T
             sums += inputs.sum(axis=1)

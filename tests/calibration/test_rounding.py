@@ -167,6 +167,30 @@ def test_a_wide_layer_is_rounded_in_groups(monkeypatch: pytest.MonkeyPatch) -> N
     assert round_layers(graph(weights), smooth(), ["conv"])["conv"].shape == weights.shape
 
 
+@pytest.mark.parametrize("varying", [1e-6, 1e-9, 0])
+def test_a_large_value_that_never_varies_hides_none_that_does(varying: float) -> None:
+    """Of a background that is black in every photograph, say."""
+    weights = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
+    made = graph(weights)
+    gains = np.array([37.3, varying, varying], np.float32)
+    made.graph.initializer.append(numpy_helper.from_array(gains, "gains"))
+    made.graph.node.insert(1, helper.make_node("Mul", ["float", "gains"], ["scaled"], "scaled"))
+    made.graph.node[2].input[0] = "scaled"
+    images = smooth()
+    for image in images:
+        image[..., 0] = 211
+    found = round_layers(made, images, ["conv"])["conv"]
+    patches = []
+    for image in images:
+        maps = torch.from_numpy(image * gains).permute(2, 0, 1)[None].double()
+        patches.append(F.unfold(maps, (3, 3))[0].numpy())
+    covariance = np.cov(np.concatenate(patches, axis=1), bias=True)
+    covariance[:9], covariance[:, :9] = 0, 0
+    wide = weights.astype(np.float64)
+    expected = compensated(wide.reshape(5, -1), scales(wide, 0).reshape(5, 1), covariance)
+    assert np.array_equal(found, expected.reshape(found.shape))
+
+
 def test_groups_of_channels_are_left_out() -> None:
     weights = np.ones((3, 1, 3, 3), np.float32)
     assert round_layers(graph(weights, group=3), smooth(), ["conv"]) == {}

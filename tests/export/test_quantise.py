@@ -432,6 +432,19 @@ def test_layers_that_share_weights_ship_each_its_own(images: list[NDArray[np.uin
         assert np.array_equal(after[f"{name}/weight/int8"], small)
 
 
+@pytest.mark.parametrize("grey", [0, 137])
+def test_parts_on_a_background_that_is_the_same_in_each(grey: int) -> None:
+    """The head's layers at the image's border then read what never varies."""
+    model = small_model(taps=(8, 16), height=128, width=192, head_width=16)
+    graph, parts = to_onnx(model), noise(8, model).numpy()
+    inside = parts[:, 24:-24, 24:-24].copy()
+    parts[:] = grey
+    parts[:, 24:-24, 24:-24] = inside
+    named = layers(graph, only(graph, "head"))
+    rounded = round_layers(graph, list(parts), named)
+    assert set(rounded) == set(named)
+
+
 def test_a_bench_rounds_for_the_parts_that_it_is_given(images: list[NDArray[np.uint8]]) -> None:
     model = small_model()
     empty = np.zeros(images[0].shape[:2], np.float32)
