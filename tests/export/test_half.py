@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from sanflow.calibration.ranges import derive, histograms
 from sanflow.errors import InputError
 from sanflow.export.graph import to_onnx
-from sanflow.export.half import CLIP, rounding, to_half
+from sanflow.export.half import CLIP, to_half
 from sanflow.export.lint import lint
 from sanflow.export.openvino import to_ir
 from sanflow.export.plan import MOVES, Plan, region_of, regions_of
@@ -182,7 +182,7 @@ def test_a_weight_of_two_regions_is_there_in_both_types() -> None:
     np.testing.assert_allclose(single(half, x), single(model, x), atol=0.01)
 
 
-def test_what_fp16_does_to_weights_is_counted_and_never_infinite() -> None:
+def test_weights_that_fp16_cannot_hold_are_never_infinite() -> None:
     w = np.float32([[1e6, 1], [1e-6, 1e-9]])[:, :, None, None]
     model = graph(
         node("Conv", ["x", "w"], ["c"], EXTRACTOR), node("Tanh", ["c"], ["y"], LIKELIHOOD), w=w
@@ -190,9 +190,6 @@ def test_what_fp16_does_to_weights_is_counted_and_never_infinite() -> None:
     half = to_half(model, Plan.uniform(model, "fp16"))
     (stored,) = (numpy_helper.to_array(t) for t in half.graph.initializer)
     assert stored.ravel().tolist() == [65504, 1, np.float16(1e-6), 0]
-    (report,) = rounding(model, half)
-    assert (report.region, report.values) == ("extractor", 4)
-    assert (report.clipped, report.subnormal, report.zeroed) == (1, 1, 1)
 
 
 def test_weights_take_half_the_space(whole: onnx.ModelProto) -> None:
