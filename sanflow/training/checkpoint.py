@@ -7,7 +7,6 @@ extractor is not in it; it stands in the run's own model file from the beginning
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -62,9 +61,16 @@ def load(run: Path, name: str = NAME) -> Checkpoint | None:
     try:
         if not zipfile.is_zipfile(path):  # else torch would try its own formats of before 2020
             raise ValueError("not a zip archive, or cut short")
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, ValueError, LookupError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch compares no checksum
+                raise ValueError(f"damaged: the checksum of {damaged} does not match")
+        found = Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+        tables = (found.model, found.optimizer, found.scaler, *found.history)
+        if not all(isinstance(table, dict) for table in tables):
+            raise TypeError("its fields are not tables")
+        return found
+    except Exception as error:  # torch.load answers garbage with almost any class
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"{path}: not a checkpoint of this version ({reason}); "
             "remove the run and train again, or give another --out"
@@ -74,9 +80,13 @@ def load(run: Path, name: str = NAME) -> Checkpoint | None:
 def restore(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Give the model what `learned` took from it; InputError if it is another model's."""
     try:
-        unfilled = model.load_state_dict(state, strict=False).missing_keys
-        missing = [key for key in unfilled if not key.startswith(FROZEN)]
-        if missing or state.keys() - model.state_dict().keys():
-            raise RuntimeError(f"its tensors differ, such as {(*missing, *state)[0]}")
+        found = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(f"{NAME} is of another model: {error}; give another --out") from None
+        reason = " ".join(str(error).split())[:300]  # torch lists every key
+        raise InputError(f"{NAME} is of another model: {reason}; give another --out") from None
+    missing = [key for key in found.missing_keys if not key.startswith(FROZEN)]
+    if differing := (*missing, *found.unexpected_keys):
+        raise InputError(
+            f"{NAME} is of another model: its tensors differ, such as {differing[0]}; "
+            "give another --out"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ class Payload:
         return os.mkdir, (str(self._mark),)
 
 
-@pytest.mark.parametrize("kind", ["empty", "cut", "text", "code", "other"])
+@pytest.mark.parametrize("kind", ["empty", "cut", "text", "code", "other", "rows"])
 def test_anything_else_is_refused(tmp_path: Path, kind: str) -> None:
     checkpoint.save(tmp_path, a_checkpoint(1))
     path = tmp_path / checkpoint.NAME
@@ -80,11 +81,24 @@ def test_anything_else_is_refused(tmp_path: Path, kind: str) -> None:
         torch.save({"history": Payload(tmp_path / "mark")}, path)
     elif kind == "other":
         torch.save({"history": []}, path)
+    elif kind == "rows":
+        torch.save({"model": {}, "optimizer": {}, "scaler": {}, "history": "ab"}, path)
     else:
         path.write_bytes({"empty": b"", "cut": whole[:-200], "text": b"hello"}[kind])
     with pytest.raises(InputError, match="not a checkpoint of this version"):
         checkpoint.load(tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
+    weights = torch.arange(4096.0)
+    checkpoint.save(tmp_path, replace(a_checkpoint(1), model={"flows.0.w": weights}))
+    path = tmp_path / checkpoint.NAME
+    data = bytearray(path.read_bytes())
+    data[data.index(weights.numpy().tobytes()) + 5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged: the checksum of .* does not match"):
+        checkpoint.load(tmp_path)
 
 
 def test_pickled_lists_are_refused_too(tmp_path: Path) -> None:
@@ -106,5 +120,5 @@ def test_the_frozen_extractor_is_left_out_and_everything_else_must_fit() -> None
     for wrong in (checkpoint.learned(model(2)), {"flows.weight": state["flows.weight"]}):
         with pytest.raises(InputError, match="of another model"):
             checkpoint.restore(other, wrong)
-    with pytest.raises(InputError, match="of another model"):
+    with pytest.raises(InputError, match="differ, such as head"):
         checkpoint.restore(other, {**state, "head.weight": state["flows.weight"]})
