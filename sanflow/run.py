@@ -139,7 +139,7 @@ def open_run(path: Path) -> Run:
         raise InputError(f"{path} is not a run: no {RECORD} in it; make one with `sanflow train`")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}") from error
     return Run(path, schema.load(RunRecord, values, RECORD))
 

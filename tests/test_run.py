@@ -100,9 +100,10 @@ def test_a_disk_that_is_full_is_said_and_the_old_model_stays(
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run: no run\.json in it; make one with"):
         open_run(tmp_path)
-    (tmp_path / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="is not JSON"):
-        open_run(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "run.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="is not JSON"):
+            open_run(tmp_path)
 
 
 def test_a_foreign_record_is_refused(tmp_path: Path, model: SANFlow) -> None:

@@ -201,7 +201,7 @@ def load_calibration(run: Run) -> Calibration:
         raise CalibrationError(f"run {run.path} is not calibrated: no {FILE}; {remedy}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CalibrationError(f"{path} is not JSON ({error}); {remedy}") from None
     calibration = schema.load(Calibration, value, FILE)
     if calibration.model_sha256 != _sha256(run.path / MODEL):

@@ -123,9 +123,10 @@ def test_a_damaged_file_is_refused(run: Run) -> None:
     calibrate(run)
     path = run.path / "calibration.json"
     whole = path.read_text()
-    path.write_text(whole[:100])
-    with pytest.raises(CalibrationError, match="is not JSON"):
-        load_calibration(run)
+    for text in (whole[:100], "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(CalibrationError, match="is not JSON"):
+            load_calibration(run)
     path.write_text(whole.replace('"created"', '"creatd"'))
     with pytest.raises(ConfigError, match="did you mean 'created'"):
         load_calibration(run)
