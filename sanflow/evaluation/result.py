@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain values: written as JSON beside the report, and read back."""
+"""What an evaluation found, as plain values: written as JSON beside the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Literal
 
 from .. import schema
 from ..bundle import Decision
-from ..errors import InputError
 from ..run import replace_file
 from .bootstrap import Estimate
 
@@ -108,12 +107,3 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write the JSON file, whole or not at all."""
     text = json.dumps(schema.dump(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Read a file of write_evaluation; raises InputError or ConfigError if it is not one."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an evaluation ({error})") from None
-    return schema.load(Evaluation, value, str(path))

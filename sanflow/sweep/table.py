@@ -55,7 +55,6 @@ class Row:
     """MiB, the largest of a cell."""
     parameters: int
     """Trained ones, of a cell."""
-    cells: int
     missing: int
     """Cells of this row that are not done; the row is of the others."""
 
@@ -98,7 +97,6 @@ def _row(asked: list[Cell], done: list[Finished], category: str) -> Row:
         train_seconds=sum(f.result.seconds["train"] for f in done) / len(done),
         peak_memory=max(memory, default=None),
         parameters=done[0].result.parameters["trained"],
-        cells=len(done),
         missing=len(asked) - len(done),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,12 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
+from sanflow import schema
 from sanflow.errors import SanflowError
 from sanflow.evaluation import plots
 from sanflow.evaluation.cases import choose_cases, draw_cases
 from sanflow.evaluation.evaluate import evaluate
 from sanflow.evaluation.report import write_report
-from sanflow.evaluation.result import Evaluation, read_evaluation
+from sanflow.evaluation.result import Evaluation
 
 from .conftest import TestSet
 
@@ -62,7 +64,8 @@ def evaluated(parts: TestSet, **options: object) -> Evaluation:
 def render(parts: TestSet, evaluation: Evaluation, out: Path) -> Page:
     path = write_report(evaluation, parts.samples, parts.scorer, parts.pixel_path, out)
     assert path == out / "report.html"
-    assert read_evaluation(out / "evaluation.json") == evaluation
+    values = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert schema.load(Evaluation, values) == evaluation
     return Page(path.read_text(encoding="utf-8"))
 
 
