@@ -21,6 +21,7 @@ from .. import schema
 from ..bundle import Decision
 from ..errors import CalibrationError, DataError
 from ..imaging import PixelPath, pixel_sha256, read_bytes
+from ..model.device import usable_device
 from ..run import MODEL, Run, now, replace_file, write_model
 from .threshold import Threshold, conformal_threshold, display_range
 
@@ -119,8 +120,9 @@ def calibrate(
 ) -> Calibration:
     """Fit m_k, score the calibrate role one image at a time, and store both in the run.
 
-    `data` is where the run's data set lies now, if it has moved. Raises DataError naming every
-    missing or changed image, and CalibrationError when there is nothing to calibrate with.
+    `data` is where the run's data set lies now, if it has moved; `device` is `auto`, `cpu`, `cuda`
+    or `cuda:N`. Raises DataError naming every missing or changed image, and CalibrationError when
+    there is nothing to calibrate with.
     """
     record = run.record.data
     root = Path(record.root) if data is None else Path(data)
@@ -132,7 +134,8 @@ def calibrate(
             f"run {run.path}: its data has {len(held)} calibration and {len(train)} training "
             "images; both are needed. Train with a data set that has good parts for both"
         )
-    model = run.model().to(device)
+    target = usable_device(device)
+    model = run.model().to(target)
     train = train if model.fits_level_max else ()
     _check(root, (*train, *held))
 
@@ -155,7 +158,7 @@ def calibrate(
     for name, digest in held:
         pixels = run.pixel_path.load(root / name)
         with torch.inference_mode():
-            score, heat = model(torch.from_numpy(pixels)[None].to(device))
+            score, heat = model(torch.from_numpy(pixels)[None].to(target))
         if not torch.isfinite(score).all() or not torch.isfinite(heat).all():
             raise CalibrationError(f"run {run.path}: {name} has no finite score; train again")
         part = record.parts.get(name, name)

@@ -248,9 +248,11 @@ def evaluate(
 ) -> None:
     """Measure a run (by PyTorch) or a bundle (by its engine) on the test images of DATA."""
     from ..evaluation.evaluate import evaluate as measure
-    from ..evaluation.report import write_report
+    from ..evaluation.report import require_folder, write_report
     from .subjects import open_subject
 
+    if out is not None:
+        require_folder(out)
     with open_subject(
         subject,
         data,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.layout import Sample
+from ..errors import InputError
 from ..imaging import PixelPath
 from ..run import replace_file
 from . import plots
@@ -18,6 +19,13 @@ from .result import AtThreshold, Evaluation, write_evaluation
 
 HTML, JSON = "report.html", "evaluation.json"
 _TEMPLATE = "report.html.j2"
+
+
+def require_folder(out: Path) -> None:
+    """InputError where `out` cannot become a folder: known before hours of scoring, not after."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; give a folder for the report")
 
 
 def write_report(

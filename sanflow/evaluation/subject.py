@@ -15,17 +15,19 @@ from ..bundle import Bundle, Graph, Manifest
 from ..bundle.manifest import ModelInfo
 from ..config import RunConfig
 from ..imaging import pixel_sha256, read_bytes
+from ..model.device import usable_device
 from ..model.options import AnyConfig
 from ..run import Run
 from .evaluate import Scorer, Seen
 
 
 def run_scorer(run: Run, device: str = "cpu") -> Scorer:
-    """Score images by PyTorch, one at a time."""
-    model, pixel_path = run.model().to(device), run.pixel_path
+    """Score images by PyTorch, one at a time, on `device`: auto, cpu, cuda or cuda:N."""
+    target = usable_device(device)
+    model, pixel_path = run.model().to(target), run.pixel_path
 
     def score(path: Path) -> tuple[float, NDArray[np.float32]]:
-        pixels = torch.from_numpy(pixel_path.load(path))[None].to(device)
+        pixels = torch.from_numpy(pixel_path.load(path))[None].to(target)
         with torch.inference_mode():
             scores, maps = model(pixels)
         heat: NDArray[np.float32] = maps[0].float().cpu().numpy()

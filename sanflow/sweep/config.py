@@ -119,7 +119,7 @@ def _require_known(config: SweepConfig, where: str) -> None:
     """ConfigError for a target, precision or device that no machine has."""
     # Not above: the process of a cell reads this file before it can say that a package is missing.
     from ..export.asked import known_precision, known_target
-    from ..training.train import known_device
+    from ..model.device import known_device
 
     try:
         known_device(config.device)

@@ -21,9 +21,10 @@ from ..data.check import check_dataset, require_good_parts
 from ..data.layout import Dataset, open_dataset
 from ..data.loader import epoch_batches, image_batches, steps_per_epoch
 from ..data.textures import texture_files
-from ..errors import DataError, InputError
+from ..errors import DataError
 from ..imaging import PixelPath
 from ..model.cls_cnf import CLSCNF
+from ..model.device import usable_device
 from ..model.extractor import Extractor
 from ..model.method import Method
 from ..model.methods import build
@@ -199,25 +200,10 @@ def _finish(out: Path, record: RunRecord, model: Method[Any]) -> Run:
     return run
 
 
-def known_device(name: str) -> torch.device:
-    """The device of this name, on this machine or another; InputError if there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device {name!r} is not one; give auto, cpu, cuda or cuda:N") from None
-
-
 def _device(name: str, group: Group) -> torch.device:
-    device = known_device(name)
+    device = usable_device(name, int(os.environ["LOCAL_RANK"]) if group.world > 1 else None)
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        index = int(os.environ["LOCAL_RANK"]) if group.world > 1 else device.index or 0
-        if index >= count:
-            raise InputError(f"device {name}: this machine has {count} CUDA devices")
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     return device
 
 

@@ -139,7 +139,7 @@ def test_calibrate_prints_the_guarantee(tiny_run: Path, tmp_path: Path) -> None:
     done = sanflow("calibrate", run, "--false-alarm-rate", 0.2)
     assert "NG above" in done.stdout
     assert "the rate is not kept" in done.stderr
-    assert "not kept" not in sanflow("calibrate", run).stderr
+    assert "not kept" not in sanflow("calibrate", run, "--device", "auto").stderr
 
 
 def test_without_a_rate_the_best_bound_is_used_and_said(tiny_run: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_evaluate_a_run_and_a_bundle(
 ) -> None:
     path = tiny_run if subject == "run" else tiny_bundle
     words = ("evaluate", path, parts, "--resamples", 20, "--out", tmp_path / "report")
-    found = document(sanflow(*words, "--json"))
+    found = document(sanflow(*words, "--device", "auto", "--json"))
     assert (found["good"], found["defective"]) == (6, 6)
     assert {kind["label"] for kind in found["kinds"]} == {"scratch", "dent"}
     assert found["auroc"]["low"] <= found["auroc"]["value"] <= found["auroc"]["high"]

@@ -49,6 +49,24 @@ def test_a_data_set_that_moved(command: str, tiny_run: Path, tmp_path: Path) -> 
     assert "--data" in found
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
+def test_a_device_that_is_not_there(command: str, device: str, tiny_run: Path, parts: Path) -> None:
+    rest = [parts] if command == "evaluate" else []
+    assert device in fails(2, command, tiny_run, *rest, "--device", device)
+
+
+def test_evaluate_refuses_a_file_for_the_report_before_it_scores(
+    tiny_run: Path, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "file", tmp_path / "file" / "report"):
+        # A data set without images would be told first if it had been looked at.
+        found = fails(2, "evaluate", tiny_run, tmp_path / "empty", "--out", out)
+        assert f"{tmp_path / 'file'} is a file; give a folder for the report" in found
+
+
 def test_evaluate_refuses_options_of_the_other_kind(
     tiny_run: Path, tiny_bundle: Path, parts: Path
 ) -> None:

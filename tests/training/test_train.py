@@ -253,7 +253,7 @@ def test_a_broken_checkpoint_is_named(parts: Path, tmp_path: Path, config: RunCo
         train(parts, out, resume=True, device="cpu")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "tpu"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_an_unknown_device_is_refused_before_anything_is_written(
     parts: Path, tmp_path: Path, config: RunConfig, device: str
 ) -> None:
