@@ -65,12 +65,20 @@ class Dataset:
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files below `folder` with one of the suffixes, sorted; hidden files and folders are not.
 
-    Raises DataError for a name that is not UTF-8: no run or report could hold it.
+    Raises DataError for a name that is not UTF-8, which no run or report could hold, and for a link
+    to a folder, which is not followed: it may lead anywhere, or in a circle.
     """
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    files = sorted(
-        p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)
-    )
+    found = [
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if link := next((path for path in found if path.is_symlink() and path.is_dir()), None):
+        raise DataError(
+            f"{link}: a link to a folder, whose images would be left out; move them here, name "
+            "them in a CSV manifest, or remove the link"
+        )
+    files = sorted(p for p in found if p.suffix.lower() in suffixes and p.is_file())
     for path in files:
         try:
             str(path).encode()

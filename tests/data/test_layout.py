@@ -154,6 +154,20 @@ def test_a_link_from_test_to_a_training_image_is_refused(mvtec: Path) -> None:
         open_dataset(mvtec, DataConfig())
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_link_to_a_folder_is_refused_not_left_out(mvtec: Path, hidden: bool) -> None:
+    link = mvtec / "train" / "good" / (".monday" if hidden else "monday")
+    try:
+        os.symlink(mvtec / "test" / "good", link, target_is_directory=True)
+    except OSError:
+        pytest.skip("no symbolic links on this file system")
+    if hidden:
+        assert open_dataset(mvtec, DataConfig()).train
+    else:
+        with pytest.raises(DataError, match=r"good/monday: a link to a folder, whose images"):
+            open_dataset(mvtec, DataConfig())
+
+
 def test_a_group_in_train_and_in_the_calibrate_folder_is_refused(mvtec: Path, write: Write) -> None:
     write("calibrate/good/a.png")
     lines = "path,group\ntrain/good/000.png,part 7\ncalibrate/good/a.png,part 7\n"
