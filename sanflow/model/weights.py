@@ -42,12 +42,20 @@ def load_weights(extractor: Backbone, source: str | Path) -> WeightsInfo:
     return WeightsInfo("imagenet" if source == "imagenet" else path.name, _sha256(path), unused)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a .safetensors, .pth or .pt file; raises InputError if it is not one."""
+def require_weights(source: str | Path) -> None:
+    """InputError for a file that is not there, or none of weights by its name."""
+    if source in ("imagenet", "none"):
+        return
+    path = Path(source)
     if not path.is_file():
         raise InputError(f"weights {str(path)!r}: no such file; give a file, 'imagenet' or 'none'")
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise InputError(f"weights {path}: expected a .safetensors, .pth or .pt file")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a .safetensors, .pth or .pt file; raises InputError if it is not one."""
+    require_weights(path)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

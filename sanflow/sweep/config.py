@@ -21,6 +21,13 @@ else:
 OWN = "own"
 PATHS = {"weights", "hybrid.textures.folder"}
 """Fields of a run that name a file or folder."""
+DECIDED = {
+    "model.method": "methods",
+    "optim.seed": "seeds",
+    "data.layout": "layout of [[data]]",
+    "data.category": "categories of [[data]]",
+}
+"""Fields of a run that each cell has its own value of, and what of the file gives it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,12 @@ def read_sweep(path: Path) -> Sweep:
             raise ConfigError(
                 f"{path.name}.set_for.{method}: expected a table for one of the methods "
                 f"{', '.join(config.methods)}"
+            )
+    for name, table in (("set", fields), *((f"set_for.{m}", t) for m, t in fields_of.items())):
+        if decided := sorted(DECIDED.keys() & flat(table)):
+            raise ConfigError(
+                f"{path.name}.{name}.{decided[0]}: each cell has its own; give "
+                f"{DECIDED[decided[0]]} in its place"
             )
     return Sweep(config, path.resolve().parent, fields, fields_of)
 

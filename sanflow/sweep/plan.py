@@ -16,6 +16,7 @@ from ..data.layout import GOOD, Dataset, open_dataset
 from ..data.protocols import PROTOCOLS
 from ..data.textures import texture_files
 from ..errors import ConfigError, DataError
+from ..model.weights import require_weights
 from ..training.presets import PRESETS, load_config
 from .config import OWN, DataEntry, Sweep
 
@@ -56,7 +57,8 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
     """The cells, in the order of data set, category, method, preset, seed.
 
     Finds every image and reads none. Raises ConfigError for an unknown method, preset or field,
-    DataError where a data set, a category of it or a folder of textures is missing or not complete.
+    DataError where a data set, a category of it or a folder of textures is missing or not complete,
+    InputError where a file of weights is missing.
     """
     cells = tuple(cell for entry in sweep.config.data for cell in _cells(sweep, entry))
     names = [cell.name for cell in cells]
@@ -67,6 +69,8 @@ def plan(sweep: Sweep) -> tuple[Cell, ...]:
         )
     for folder in {cell.config.hybrid.textures.folder for cell in cells} - {""}:
         texture_files(folder)
+    for weights in {cell.config.weights for cell in cells}:
+        require_weights(weights)
     for cell, dataset in _datasets(cells):
         _require_both_labels(cell, dataset)
     return cells

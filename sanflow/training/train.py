@@ -28,7 +28,7 @@ from ..model.device import usable_device
 from ..model.extractor import Extractor
 from ..model.method import Method
 from ..model.methods import build
-from ..model.weights import WeightsInfo, load_weights
+from ..model.weights import WeightsInfo, load_weights, require_weights
 from ..run import RECORD, Compute, DataRecord, Progress, Run, RunRecord, write_run
 from . import checkpoint
 from .distributed import Group, process_group
@@ -73,6 +73,8 @@ def train(
         begun = group.share(lambda: claim(out, resume))
         if begun is None:
             config = config or preset("sanflow")
+            source = config.weights
+            group.share(lambda: require_weights(source))
         else:
             config = continued_config(config, begun)
             if begun.record.progress.finished:

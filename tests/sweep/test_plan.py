@@ -45,6 +45,8 @@ def test_a_method_may_have_its_own_fields(toml: Path) -> None:
 
 def test_paths_begin_at_the_file(toml: Path) -> None:
     changed(toml, 'weights = "none"', 'weights = "weights/r18.pth"')
+    (toml.parent / "weights").mkdir()
+    (toml.parent / "weights" / "r18.pth").touch()
     assert {cell.config.weights for cell in plan(read_sweep(toml))} == {
         str(toml.parent / "weights" / "r18.pth")
     }
@@ -69,6 +71,17 @@ def test_every_category_of_a_public_data_set(parts: Path, toml: Path, tmp_path: 
         ('"edge"', '"edgy"', "unknown name 'edgy'; did you mean 'edge'"),
         ("epochs = 2", "epoch = 2", "unknown field 'epoch'; did you mean 'epochs'"),
         ("epochs = 2", "epochs = 0", "epochs"),
+        (
+            "epochs = 2",
+            "epochs = 2, seed = 3",
+            "set.optim.seed: each cell has its own; give seeds in",
+        ),
+        ("[set]", '[set]\ndata.category = "x"', "set.data.category: .* give categories of .*data"),
+        (
+            "[set]",
+            '[set_for.sanflow]\nmodel.method = "cflow"\n[set]',
+            "set_for.sanflow.model.method: each cell has its own; give methods",
+        ),
         ("[set]", "[set_for.sanflwo]", "set_for.sanflwo: expected a table for one of the methods"),
         ("seeds = [0, 1]", "seeds = [0, 1", "not a TOML file"),
         ("seeds =", 'target = "onyx"\nseeds =', "tiny.toml: target 'onyx' is not one of onnx, "),
@@ -94,6 +107,12 @@ def test_a_precision_that_only_another_machine_has(
     with pytest.raises(EngineError, match="this processor has no BF16 products"):
         run_cell(folder, print)
     assert not (folder.path / "run").exists()
+
+
+def test_a_missing_file_of_weights(toml: Path) -> None:
+    changed(toml, 'weights = "none"', 'weights = "absent.pth"')
+    with pytest.raises(InputError, match=r"weights '.*absent\.pth': no such file"):
+        plan(read_sweep(toml))
 
 
 def test_a_missing_category(toml: Path, parts: Path) -> None:

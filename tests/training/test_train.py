@@ -253,6 +253,16 @@ def test_a_broken_checkpoint_is_named(parts: Path, tmp_path: Path, config: RunCo
         train(parts, out, resume=True, device="cpu")
 
 
+def test_missing_weights_are_told_before_the_images_are_read(
+    parts: Path, tmp_path: Path, config: RunConfig
+) -> None:
+    seen: list[Status] = []
+    with pytest.raises(InputError, match=r"weights 'absent\.pth': no such file"):
+        train(parts, tmp_path / "run", replace(config, weights="absent.pth"), progress=seen.append)
+    assert not seen
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_an_unknown_device_is_refused_before_anything_is_written(
     parts: Path, tmp_path: Path, config: RunConfig, device: str
