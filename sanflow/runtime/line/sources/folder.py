@@ -18,15 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .... import imaging
 from ....errors import ImageError
-from ..frame import Frame, Status
+from ..frame import Frame
 from ..source import EndOfSource, Source, SourceError
 from . import require
 from .arrivals import Arrival, Events, Looks, State, Watch, listed, state_of
 from .uri import Address, options, parse
 
 _log = logging.getLogger(__name__)
+
+RENAMED = 0.2
+"""Seconds that a file which is gone has to turn up under another name."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,11 @@ class FolderSource(Source):
         while True:
             self._hear(0.0 if self._waiting else max(0.0, end - time.monotonic()))
             if self._waiting:
-                return self._frame(self._waiting.popleft())
+                arrival = self._waiting[0]
+                picture = None if arrival.state is None else _picture(arrival.path)
+                if picture is None and self._renamed(arrival):
+                    continue
+                return self._frame(self._waiting.popleft(), picture)
             if self._watch is None:
                 raise EndOfSource
             if time.monotonic() >= end:
@@ -146,7 +156,19 @@ class FolderSource(Source):
                 self._waiting[place] = other._replace(state=None)
         self._waiting.append(arrival)
 
-    def _frame(self, arrival: Arrival) -> Frame:
+    def _renamed(self, arrival: Arrival) -> bool:
+        """Whether the kernel tells, a moment after the file is gone, what it is called now."""
+        end = time.monotonic() + RENAMED
+        while (
+            self._waiting[0] is arrival
+            and isinstance(self._watch, Events)
+            and state_of(arrival.path) is None
+            and (left := end - time.monotonic()) > 0
+        ):
+            self._hear(left)
+        return self._waiting[0] is not arrival
+
+    def _frame(self, arrival: Arrival, picture: NDArray[np.uint8] | ImageError | None) -> Frame:
         path = arrival.path
         self._count += 1
         common: dict[str, Any] = {
@@ -154,20 +176,16 @@ class FolderSource(Source):
             "name": path.name,
             "sequence": self._count,
         }
-        if arrival.state is None or state_of(path) is None:
+        if picture is None:
             detail = f"{path} was removed, or saved over, before it was read"
             return Frame(None, "no_image", time.monotonic(), detail=detail, **common)
         self._read = {path: arrival.state}
-        status: Status = "ok"
-        image, detail = None, ""
-        try:
-            image = imaging.read(path)
-        except ImageError as error:
-            status, detail = "incomplete", str(error)
         received = time.monotonic()
         if self._done is not None:
             self._put_away(path, self._done)
-        return Frame(image, status, received, detail=detail, **common)
+        if isinstance(picture, ImageError):
+            return Frame(None, "incomplete", received, detail=str(picture), **common)
+        return Frame(picture, "ok", received, **common)
 
     def _put_away(self, path: Path, folder: Path) -> None:
         target = folder / path.name
@@ -190,6 +208,14 @@ def folder_source(uri: str) -> FolderSource:
     if asked.watch == "events":
         require("folder", "watchdog", extra="folder", otherwise="use watch=poll or watch=no")
     return FolderSource(address, asked)
+
+
+def _picture(path: Path) -> NDArray[np.uint8] | ImageError | None:
+    """The picture, or why it is none; None if there is no such file."""
+    try:
+        return imaging.read(path)
+    except ImageError as error:
+        return None if state_of(path) is None else error
 
 
 def _is_picture(name: str) -> bool:

@@ -12,7 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from sanflow import imaging
 from sanflow.errors import ConfigError
 from sanflow.imaging import encode_png
 from sanflow.runtime.line.frame import Frame
@@ -103,6 +105,25 @@ def test_renamed_after_it_was_read_is_the_same_part(hot: Source, inbox: Path) ->
     assert value(hot.read(2.0)) == 1
     os.rename(inbox / "tmp.png", inbox / "1.png")
     assert hot.read(0.4) is None
+
+
+def test_renamed_before_it_was_read_is_the_same_part(
+    hot: Source, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has told that the file was closed, and not yet that it was renamed."""
+    read = imaging.read
+
+    def just_too_late(path: Path) -> NDArray[np.uint8]:
+        if path.name.startswith("tmp"):
+            os.rename(path, inbox / path.name.removeprefix("tmp-"))
+        return read(path)
+
+    monkeypatch.setattr(imaging, "read", just_too_late)
+    (inbox / "tmp-1.png").write_bytes(png(1))
+    (inbox / "tmp-2.png").write_bytes(png(2))
+    frames = drain(hot)
+    assert [value(frame) for frame in frames] == [1, 2]
+    assert [frame.name for frame in frames] == ["1.png", "2.png"]
 
 
 def test_one_name_saved_again_and_again(hot: Source, inbox: Path) -> None:
