@@ -35,6 +35,13 @@ _EXTRAS = {
 class Commands(typer.core.TyperGroup):
     """The group of all commands: the one place where an exception becomes an exit code."""
 
+    def __init__(self, **given: Any) -> None:
+        """Join the lines of each docstring's paragraphs: a terminal may be narrower than code."""
+        super().__init__(**given)
+        for command in self.commands.values():
+            paragraphs = (command.help or "").split("\n\n")
+            command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for; leave with a message and a code if it fails."""
         try:

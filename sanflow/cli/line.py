@@ -229,6 +229,10 @@ def doctor(
     from ..runtime.doctor import Asked
     from ..runtime.doctor import doctor as examine
 
+    if out is not None:  # said before minutes of work
+        if out.is_dir():
+            raise InputError(f"{out}: is a folder, expected the name of a file")
+        out.parent.mkdir(parents=True, exist_ok=True)
     gpu = gpu_options(cuda_backend, allow_fallback=False)
     report = examine(bundle, asked=Asked(engine, precision, threads, gpu))
     if out is not None:

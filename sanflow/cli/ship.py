@@ -130,7 +130,7 @@ def _explain(prepared: Prepared) -> None:
 
     outcomes = [made.outcome for made in prepared.made]
     for table in [passes_table(prepared.passes), *graph_tables(outcomes, prepared.contract)]:
-        show.table(table.title, table.columns, table.rows)
+        show.table(table.title, table.columns, table.rows, table.left)
     if prepared.warning is not None:
         show.note(prepared.warning)
 
@@ -245,6 +245,11 @@ def verify(
     from ..runtime.parity import verify as compare
     from ..runtime.sources import find
 
+    if run is not None and data is None:
+        raise InputError(
+            f"--run {run} was given without --data: PyTorch judges your images, and the golden "
+            "samples hold its word already; give images, or leave it out"
+        )
     opened = Bundle.open(bundle)
     reference = None
     if run is not None:
@@ -279,8 +284,7 @@ def verify(
             heads,
             [(name, *(row[at] for row in rows)) for at, name in enumerate(figures, start=3)],
         )
-        for line in report.skipped:
-            show.note(f"skipped {line}")
+        show.some("skipped ", report.skipped, "`sanflow verify --json` has all")
     if not report.passed:
         raise ParityError(report.text())
     if not as_json:

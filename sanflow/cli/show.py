@@ -67,6 +67,14 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def some(what: str, lines: Sequence[str], rest: str, shown: int = 20) -> None:
+    """The first of the lines on standard error, how many more there are, and where."""
+    for line in lines[:shown]:
+        note(what + line)
+    if len(lines) > shown:
+        note(f"{what}{len(lines) - shown} more; {rest}")
+
+
 def station(state: StationState) -> None:
     """What the station says of itself, one line per change."""
     note(f"{datetime.now():%H:%M:%S} {state.text}")

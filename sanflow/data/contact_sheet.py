@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, InputError
 from ..imaging import PixelPath, write_png
 from .config import DataConfig, SynthConfig, TextureConfig
 from .layout import Dataset
@@ -59,8 +59,10 @@ def contact_sheet(
 
     Kinds with quota 0 are left out; of textured defects there are three. Raises ConfigError where
     synth.enabled is false, DataError without training parts or without the folder of textures,
-    ImageError where one cannot be read.
+    ImageError where one cannot be read, InputError where `out` is called like something else.
     """
+    if out.suffix.lower() != ".png":
+        raise InputError(f"{out}: a PNG is written; expected a name that ends in .png")
     headings, make = _maker(synth, height, width, seed)
     if not dataset.train:
         raise DataError(f"{dataset.root}: no training parts to draw")
@@ -77,6 +79,7 @@ def contact_sheet(
         lines.append((groups, dataset.relative(sample.path)))
     title = f"Synthetic anomalies for {dataset.root.resolve().name}"
     note = f"as training sees them, {width} x {height} px, seed {seed}"
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_png(out, _sheet(title, note, headings, lines))
 
 

@@ -49,6 +49,23 @@ def known_activation(activation: Activation | None, target: Target) -> Activatio
     return activation or ACTIVATIONS[target]
 
 
+def check_lowering(asked: Asked, activation: Activation | None, defects: bool) -> None:
+    """InputError for what only a lowered graph has, where none is lowered.
+
+    Ignored, labelled defects would look like a gate that the bundle has passed.
+    """
+    if defects and asked == "fp32":
+        raise InputError(
+            "--defects: they are for the gate of a lower precision, which fp32 does not pass; "
+            "leave them out, or give --precision, such as auto"
+        )
+    if activation is not None and asked not in ("int8", "auto"):
+        raise InputError(
+            f"--activation {activation}: {asked} stores no activations in 8 bits; leave it out, or "
+            "give --precision int8 or auto"
+        )
+
+
 def check_flows(flows: bool, target: Target) -> None:
     """InputError where lowering the flows' products is no choice of its own."""
     if flows and target != "tensorrt":

@@ -14,12 +14,13 @@ from .search import Outcome, Trial
 
 @dataclass(frozen=True)
 class Table:
-    """A title, headings, and rows; the first column is text."""
+    """A title, headings, and rows; the first `left` columns are text, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    left: int = 1
 
 
 def passes_table(passes: Sequence[PassRecord]) -> Table:
@@ -27,10 +28,10 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     rows = [
         (
             f"{p.number} {p.name}",
+            p.note,
             _giga(p.macs_before),
             _giga(p.macs_after),
             _mega(p.values_after),
-            p.note,
         )
         for p in passes
     ]
@@ -38,16 +39,17 @@ def passes_table(passes: Sequence[PassRecord]) -> Table:
     saved = 1 - last.macs_after / first.macs_before
     whole = (
         "all",
+        "",
         _giga(first.macs_before),
         _giga(last.macs_after),
         _mega(last.values_after),
-        "",
     )
     return Table(
         "Exact simplifications",
-        ("pass", "GMAC before", "GMAC after", "million values", "what it does"),
+        ("pass", "what it does", "GMAC before", "GMAC after", "million values"),
         (*rows, whole),
         f"Multiply-accumulates of one image, {100 * saved:.0f} % fewer than as trained.",
+        left=2,
     )
 
 

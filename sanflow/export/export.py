@@ -24,7 +24,15 @@ from ..imaging import pixel_sha256
 from ..model.method import Method
 from ..run import Run
 from ..runtime.parity import verify
-from .asked import Asked, check_flows, has_bf16, known_activation, known_precision, known_target
+from .asked import (
+    Asked,
+    check_flows,
+    check_lowering,
+    has_bf16,
+    known_activation,
+    known_precision,
+    known_target,
+)
 from .candidate import Bench, judges
 from .compile import PassRecord, compile_model
 from .defects import defect_parts, find_defects
@@ -159,6 +167,7 @@ def prepare(
     chosen_target = known_target(target)
     asked = known_precision(precision, chosen_target)
     form = known_activation(activation, chosen_target)
+    check_lowering(asked, activation, defects is not None)
     check_flows(flows, chosen_target)
     calibration = load_calibration(run)
     decision = calibration.decision(false_alarm_rate)

@@ -138,7 +138,7 @@ def verify(
             comparisons.append(replay_goldens(opened, bundle, step))
             if data:
                 cases = _own(bundle, data, reference, skipped, step)
-                comparisons.append(_compare_own(opened, cases, skipped, step))
+                comparisons.append(_compare_own(opened, cases, skipped, reference, step))
     return VerifyReport(
         bundle=str(bundle.path),
         digest=bundle.manifest.digest,
@@ -176,13 +176,19 @@ def _compare_own(
     engine: Engine,
     cases: Iterator[Case],
     skipped: dict[str, str],
+    reference: Reference | None,
     step: Callable[[int], None],
 ) -> Comparison:
     first = next(cases, None)
     if first is None:
+        what_else = (
+            ". Without PyTorch only the calibration images can be; with it, give the run (--run)"
+            if reference is None
+            else ""
+        )
         raise InputError(
-            f"none of the {len(skipped)} images can be compared: {next(iter(skipped.values()))}. "
-            "Without PyTorch only the calibration images can be; with it, give the run"
+            f"none of the {len(skipped)} images can be compared: "
+            f"{next(iter(skipped.values()))}{what_else}"
         )
 
     def all_cases() -> Iterator[Case]:

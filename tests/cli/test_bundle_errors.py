@@ -75,6 +75,17 @@ def test_a_bundle_is_not_evaluated_on_what_its_threshold_rests_on(
     assert "(calibrate)" in said
 
 
+def test_verify_refuses_a_run_without_images_for_it(tiny_bundle: Path, tiny_run: Path) -> None:
+    assert "without --data" in fails(2, "verify", tiny_bundle, "--run", tiny_run)
+
+
+def test_doctor_says_at_once_that_its_file_is_a_folder(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanflow.runtime.doctor.doctor", lambda *given, **more: pytest.fail("ran"))
+    assert "is a folder" in fails(2, "doctor", tiny_bundle, "--out", tmp_path)
+
+
 def test_threshold_refuses_options_that_contradict(tiny_bundle: Path) -> None:
     assert "choose one" in fails(
         2, "threshold", tiny_bundle, "--value", 1, "--false-alarm-rate", 0.1

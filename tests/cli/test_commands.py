@@ -53,6 +53,16 @@ def test_every_command_explains_itself_and_all_its_options(command: str) -> None
     assert "Usage:" in done.stdout
 
 
+def test_help_fills_a_terminals_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paragraph breaks where the terminal ends, not where the docstring's lines do."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = sanflow("run", "--help").stdout.partition("Arguments")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    first = next(at for at, line in enumerate(lines) if line.startswith("Late, broken"))
+    paragraph = lines[first : lines.index("", first)]
+    assert all(len(line) > 60 for line in paragraph[:-1])
+
+
 def test_version() -> None:
     assert sanflow("--version").stdout == f"sanflow {__version__}\n"
 
@@ -122,7 +132,7 @@ def test_check_reports_as_json(parts: Path) -> None:
 def test_synth_draws_a_sheet(parts: Path, tmp_path: Path) -> None:
     from sanflow.imaging import read
 
-    sheets = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    sheets = [tmp_path / name for name in ("a.png", "b.png", "new/c.png")]
     for sheet, seed in zip(sheets, (1, 1, 2), strict=True):
         sanflow("synth", parts, "--out", sheet, "--size", 64, "--rows", 2, "--seed", seed)
     assert read(sheets[0]).shape[0] >= 128
@@ -257,6 +267,25 @@ def test_verify_without_the_run_knows_calibration_images(tiny_bundle: Path, part
     assert [c["images"] for c in found["comparisons"] if c["source"] == "images"] == [24]
 
 
+def test_verify_names_some_of_the_images_that_it_skips(tiny_bundle: Path, parts: Path) -> None:
+    """Not thousands: a whole data set is easily given."""
+    words = ("verify", tiny_bundle, "--engine", "onnxruntime", "--data", parts)
+    skipped = sanflow(*words).stderr.splitlines()
+    named = document(sanflow(*words, "--json"))["skipped"]
+    assert len(named) > 20
+    assert skipped == [
+        *(f"skipped {line}" for line in named[:20]),
+        f"skipped {len(named) - 20} more; `sanflow verify --json` has all",
+    ]
+
+
+def test_explain_has_words_on_the_left(tiny_run: Path) -> None:
+    found = sanflow("export", tiny_run, "--false-alarm-rate", 0.1, "--explain").stdout
+    words = ("what it does", "linear layers are 1x1", "hard permutations are gathers")
+    starts = {line.index(word) for word in words for line in found.splitlines() if word in line}
+    assert len(starts) == 1
+
+
 def test_infer_writes_a_line_and_an_overlay_per_image(
     tiny_bundle: Path, parts: Path, tmp_path: Path
 ) -> None:
@@ -270,12 +299,13 @@ def test_infer_writes_a_line_and_an_overlay_per_image(
     assert "12 images" in sanflow(*words, "--force").stdout
 
 
-def test_bench_and_doctor_report_as_json(tiny_bundle: Path) -> None:
+def test_bench_and_doctor_report_as_json(tiny_bundle: Path, tmp_path: Path) -> None:
     quick = ("--seconds", 0.2, "--cold-starts", 1)
     bench = document(sanflow("bench", tiny_bundle, *quick, "--json"))
     assert bench["image_ms"]["p50"] > 0
     assert bench["cold_start"]["starts"] == 1
-    doctor = document(sanflow("doctor", "--json"))
+    doctor = document(sanflow("doctor", "--json", "--out", tmp_path / "new" / "doctor.json"))
+    assert doctor == json.loads((tmp_path / "new" / "doctor.json").read_text())
     assert {"onnxruntime", "openvino"} <= set(doctor["engines"])
 
 

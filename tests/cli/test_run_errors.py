@@ -91,7 +91,13 @@ def test_evaluate_refuses_images_the_run_was_trained_on(
         ([], "--out was not given: say where to write, or --explain to write nothing"),
         (["--explain", "--precision", "int4"], "'int4' is not one of fp32, fp16, bf16, int8, auto"),
         (["--explain", "--precision", "bf16"], "bf16 needs the target openvino, not onnx"),
-        (["--explain", "--defects", "nowhere"], "nowhere: no such folder"),
+        (["--explain", "--precision", "int8", "--defects", "nowhere"], "nowhere: no such folder"),
+        (["--explain", "--defects", "nowhere"], "gate of a lower precision, which fp32 does not"),
+        (["--explain", "--activation", "uint8"], "fp32 stores no activations in 8 bits"),
+        (
+            ["--explain", "--precision", "fp16", "--activation", "int8"],
+            "--activation int8: fp16 stores no activations in 8 bits; leave it out",
+        ),
     ],
 )
 def test_export_refuses_a_precision_that_cannot_be(

@@ -83,6 +83,12 @@ def test_skip_bad_goes_on_without_them(
     assert len(roles["train"]) == 15
 
 
+def test_synth_writes_a_png_under_no_other_name(parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.jpg"
+    assert "expected a name that ends in .png" in fails(2, "synth", parts, "--out", out)
+    assert not out.exists()
+
+
 def test_an_output_that_cannot_be_written(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(2, "synth", parts, "--size", 64, "--out", tmp_path / "file" / "sheet.png")

@@ -201,6 +201,8 @@ def test_images_that_cannot_be_compared_are_named(bundle: Bundle, images: list[P
     assert str(images[1]) in report.skipped[0]
     with pytest.raises(InputError, match=r"none of the 2 images can be compared: .*give the run"):
         verify(bundle, "onnxruntime", images[4:])
+    with pytest.raises(InputError, match=r"none of the 1 images can be compared: .*copy it again$"):
+        verify(bundle, "onnxruntime", images[1:2], truth)
 
 
 def test_a_wrong_graph_fails_on_all_counts(tmp_path: Path, images: list[Path]) -> None:

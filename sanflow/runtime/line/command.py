@@ -44,10 +44,17 @@ def run_station(
     switched, say), proves it and swaps. Raises ConfigError or InputError for what cannot be used,
     and whatever Station.run raises.
     """
+    if deadline is not None:
+        try:
+            line_config.seconds(deadline)
+        except ValueError as error:  # said here, where the file is not to blame for it
+            raise InputError(f"--deadline: {error}") from None
     path = Path(config) if config is not None else None
     found = line_config.load(path, source__uri=source, line__deadline=deadline)
     _require_source_and_deadline(found)
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, expected the station's folder")
     require_outside(bundle, folder)
     make_source = partial(open_source, found.source.uri, found.source.trigger)
     make_source()  # what is wrong with the URI is said before engines are loaded

@@ -25,7 +25,9 @@ def seconds(text: str) -> float:
     """The seconds of a duration like 50ms, 1.5s or 2min; ValueError if it is none."""
     match = _DURATION.fullmatch(text.strip())
     if not match or float(match[1]) == 0:
-        raise ValueError(f"{text!r} is not a duration; give a number and a unit, for example 50ms")
+        raise ValueError(
+            f"{text!r} is not a duration; give a number above 0 and a unit, for example 50ms"
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -100,6 +100,14 @@ def test_what_stepped_in_is_said_in_every_result(
     )
 
 
+def test_a_file_is_no_folder_of_a_station(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    words = ["--source", f"{SMALL}&count=3", "--deadline", "5s", "--out", tmp_path / "out"]
+    done = invoke(bundle.path, *words)
+    assert done.exit_code == 2
+    assert "is a file, expected the station's folder" in done.stderr
+
+
 def test_a_file_says_it_and_a_flag_says_it_last(bundle: Bundle, tmp_path: Path) -> None:
     toml = tmp_path / "line.toml"
     toml.write_text(f'[line]\ndeadline = "1us"\n[source]\nuri = "{SMALL}&count=5"\n')
@@ -114,7 +122,8 @@ def test_a_file_says_it_and_a_flag_says_it_last(bundle: Bundle, tmp_path: Path) 
     [
         ((), "", "no source: give --source URI"),
         (("--source", SMALL), "", "no deadline: give --deadline"),
-        (("--source", SMALL, "--deadline", "50"), "", "deadline: '50' is not a duration"),
+        (("--source", SMALL, "--deadline", "50"), "", "error: --deadline: '50' is not a duration"),
+        (("--source", SMALL, "--deadline", "0s"), "", "give a number above 0 and a unit"),
         (("--source", SMALL + "&rat=2", "--deadline", "1s"), "", "did you mean 'rate'"),
         (("--source", SMALL + "&rate=x", "--deadline", "1s"), "", "rate='x' is not a number"),
         ((), "[line]\ndedline = '1s'", "did you mean 'deadline'"),

@@ -156,7 +156,7 @@ def test_durations(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "50", "ms", "-1s", "0ms", "1 day", "1e3s", "nan s"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="give a number and a unit"):
+    with pytest.raises(ValueError, match="give a number above 0 and a unit"):
         seconds(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,7 +52,8 @@ class MonitorOutput(Output):
             self._server = Server(host, port, self._routes())
         except OSError as error:
             raise OutputError(
-                f"{host}:{port} cannot be listened on: {error.strerror}; another [monitor] port?"
+                f"{host}:{port} cannot be listened on: {error.strerror}; give another [monitor] "
+                f"{'host' if isinstance(error, socket.gaierror) else 'port'}"
             ) from None
 
     def emit(self, result: PartResult, picture: Picture | None) -> None:

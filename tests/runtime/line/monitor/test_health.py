@@ -66,8 +66,12 @@ def test_a_heart_that_stops_is_unhealthy_though_nobody_says_a_fault(tmp_path: Pa
 def test_a_port_that_is_taken_is_said_and_had_later(tmp_path: Path) -> None:
     with monitor(tmp_path) as (_, port):
         second = MonitorOutput(MonitorOptions(port=port), Site(tmp_path))
-        with pytest.raises(OutputError, match=f"127.0.0.1:{port} cannot be listened on: .*another"):
+        said = f"127.0.0.1:{port} cannot be listened on: .*another .monitor. port"
+        with pytest.raises(OutputError, match=said):
             second.open()
+    unknown = MonitorOutput(MonitorOptions(host="no.host.invalid"), Site(tmp_path))
+    with pytest.raises(OutputError, match=r"no.host.invalid:9464 .*another .monitor. host"):
+        unknown.open()
     second.open()
     assert ask(port, "/health")[0] == 503
     second.close()
