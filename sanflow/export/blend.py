@@ -21,7 +21,7 @@ class SharedFeatures(Features):
     """Each level's map, and the tapped maps they were made of."""
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:  # type: ignore[override]
-        tapped = cast("list[Tensor]", self.body(x))
+        tapped = self.tapped(x)
         return self.entered(tapped), tapped
 
 
@@ -34,8 +34,8 @@ class Blend(DeployModel):
     weight: Tensor
 
     def __init__(self, flows: DeployModel, classifier: nn.Module, weight: Tensor) -> None:
-        own = cast(Features, flows.extractor)
-        shared = SharedFeatures(own.body, list(own.entries), own.smooth, own.pools)
+        own = flows.features
+        shared = SharedFeatures(own.stages, own.entries, own.smooth, own.pools)
         levels = list(flows.levels)
         super().__init__(flows.config, flows.pixels, shared, flows.head, levels, flows.likelihood)
         self.classifier = classifier
@@ -43,7 +43,7 @@ class Blend(DeployModel):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pixels(images)
-        levels, tapped = self.extractor(x)
+        levels, tapped = self.features(x)
         _, flows = self.likelihood(self.latents_of(x, levels))
         defects = torch.sigmoid(self.classifier(tapped)[:, 0])
         joined = cast(Tensor, flows) + self.weight * defects

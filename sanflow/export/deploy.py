@@ -2,12 +2,13 @@
 
 Its parts are small modules whose constants the passes (passes.py) have folded. Their names become
 the names of the graph's nodes, and so the regions that precision is chosen for: `pixels`,
-`extractor`, `head`, `levels.K.blocks.B.first`, `.last`, the rest of `levels.K`, `likelihood`.
+`features.stages.K`, the rest of `features`, `head`, `levels.K.blocks.B.first`, `.last`, the rest of
+`levels.K`, `likelihood`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import cast
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.config import PyramidConfig
-from ..model.extractor import Extractor
+from ..model.extractor import advance
 
 
 class Pixels(nn.Module):
@@ -57,20 +58,44 @@ class Affine(nn.Module):
         return y if self.offset is None else y + self.offset
 
 
+class Stage(nn.Module):
+    """What leads to one tap: its output for the next stage, and the map that is tapped."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module], projected: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict(blocks)
+        self.projected = projected
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return advance(self.blocks.values(), x, self.projected)
+
+
 class Features(nn.Module):
     """The map each level's flow is given: of a tap, or of all taps averaged to cells."""
 
     def __init__(
-        self, body: Extractor, entries: Sequence[nn.Module], smooth: int, pools: Sequence[int]
+        self,
+        stages: Iterable[nn.Module],
+        entries: Iterable[nn.Module],
+        smooth: int,
+        pools: Sequence[int],
     ) -> None:
         super().__init__()
-        self.body = body
+        self.stages = nn.ModuleList(stages)
         self.entries = nn.ModuleList(entries)
         self.smooth = smooth
         self.pools = tuple(pools)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.entered(cast("list[Tensor]", self.body(x)))
+        return self.entered(self.tapped(x))
+
+    def tapped(self, x: Tensor) -> list[Tensor]:
+        """The map of every tap."""
+        maps = []
+        for stage in self.stages:
+            x, tap = stage(x)
+            maps.append(tap)
+        return maps
 
     def entered(self, maps: list[Tensor]) -> list[Tensor]:
         """The same of tapped maps."""
@@ -222,7 +247,7 @@ class DeployModel(nn.Module):
         self,
         config: PyramidConfig,
         pixels: nn.Module,
-        extractor: nn.Module,
+        features: Features,
         head: Heads,
         levels: Sequence[nn.Module],
         likelihood: nn.Module,
@@ -230,7 +255,7 @@ class DeployModel(nn.Module):
         super().__init__()
         self.config = config
         self.pixels = pixels
-        self.extractor = extractor
+        self.features = features
         self.head = head
         self.levels = nn.ModuleList(levels)
         self.likelihood = likelihood
@@ -241,7 +266,7 @@ class DeployModel(nn.Module):
     def latents(self, images: Tensor) -> Latents:
         """Latents of every level; their channels may be scaled or permuted by a pass."""
         x = self.pixels(images)
-        return self.latents_of(x, self.extractor(x))
+        return self.latents_of(x, self.features(x))
 
     def latents_of(self, x: Tensor, maps: list[Tensor]) -> Latents:
         """The same of pixels and each level's map."""

@@ -30,6 +30,7 @@ from .deploy import (
     Latents,
     Level,
     Pixels,
+    Stage,
     cells,
     convolution,
 )
@@ -152,7 +153,9 @@ def naive(model: Pyramid) -> DeployModel:
     flows = zip(own.flows, own.scalers, own.sizes, strict=True)
     levels = [_level(cast(Flow, flow), scaler, size) for flow, scaler, size in flows]
     entries = [nn.Identity() if isinstance(s, nn.LayerNorm) else s for s in own.scalers]
-    features = Features(own.extractor, entries, model.config.smooth, model.config.pools)
+    body = own.extractor
+    stages = [Stage(blocks, body.projected) for blocks in body.stages()]
+    features = Features(stages, entries, model.config.smooth, model.config.pools)
     return DeployModel(
         model.config,
         Pixels(own.pixel_mean, own.pixel_deviation),

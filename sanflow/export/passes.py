@@ -20,11 +20,11 @@ from .deploy import (
     Affine,
     Block,
     DeployModel,
-    Features,
     First,
     Gather,
     Level,
     Pixels,
+    Stage,
     convolution,
 )
 from .head import Head
@@ -116,10 +116,10 @@ def fold_norms(model: DeployModel) -> DeployModel:
     writes it so that c = 0 where y2 exp(s) needs it and at the end. Only channels that nothing has
     written yet need a constant, added once where the features enter.
     """
-    features = cast(Features, model.extractor)
+    entries = model.features.entries
     for k, level in enumerate(cast("list[Level]", list(model.levels))):
         if any(isinstance(block.norm, Affine) for block in level.blocks):
-            features.entries[k] = _fold_level(level, features.entries[k])
+            entries[k] = _fold_level(level, entries[k])
     return model
 
 
@@ -272,12 +272,12 @@ def _folded_head(head: DenseHead, size: tuple[int, int]) -> Head:
 
 def fold_batch_norms(model: DeployModel) -> DeployModel:
     """BatchNorms of extractor and classifier lie in their convolutions, not those behind a tap."""
-    features = cast(Features, model.extractor)
     tapped = set()
-    if features.body.name == "mobilenet_v3_large":  # tapped before a block's last BatchNorm
-        body = features.body.body
-        blocks = [body.get_submodule(f"{name}.block") for name in features.body.taps]
-        tapped = {id(list(block.children())[-1]) for block in blocks}
+    for stage in cast("list[Stage]", list(model.features.stages)):
+        if stage.projected:  # tapped before the last block's last BatchNorm
+            *_, last = stage.blocks.values()
+            *_, projection = cast(nn.Module, last.block).children()
+            tapped.add(id(projection))
     for module in model.modules():
         if id(module) not in tapped:
             _fold_children(module)
@@ -306,8 +306,7 @@ def fold_pixels(model: DeployModel) -> DeployModel:
         return model
     deviation = pixels.deviation
     pixels.deviation = None
-    body = cast(Features, model.extractor).body
-    first = [next(m for m in body.modules() if isinstance(m, nn.Conv2d))]
+    first = [next(m for m in model.features.stages.modules() if isinstance(m, nn.Conv2d))]
     first += [cast(nn.Conv2d, cast(Head, head).layers[0]) for head in model.head.children()]
     for layer in first:
         layer.weight.div_(deviation)

@@ -23,10 +23,12 @@ MOVES = frozenset(
 )
 """Operators that compute nothing: they have the type of what they move, whatever their region."""
 
+_STAGE = re.compile(r"/?features/stages\.(\d+)/")
 _LEVEL = re.compile(r"/?levels\.(\d+)/(?:blocks\.\d+/(first|last)/)?")
 _ROOMS = {
     "pixels": "input",
     "extractor": "extractor",
+    "features": "features",
     "head": "head",
     "mean_head": "head",
     "classifier": "head",
@@ -37,8 +39,12 @@ def region_of(node_name: str) -> str:
     """The region of a node, from its name's scope; what has none is the likelihood.
 
     `/levels.0/blocks.3/first/Conv` is `level1.first`: levels count from 1, fine to coarse, then
-    pools. Nodes that passes add are named under the node they serve and so stay with it.
+    pools. What leads to the first tap is `extractor1`, from there to the second `extractor2`; an
+    extractor that is traced as it was trained is one region. Nodes that passes add are named under
+    the node they serve and so stay with it.
     """
+    if stage := _STAGE.match(node_name):
+        return f"extractor{int(stage[1]) + 1}"
     if level := _LEVEL.match(node_name):
         return f"level{int(level[1]) + 1}.{level[2] or 'coupling'}"
     return _ROOMS.get(node_name.lstrip("/").split("/")[0], "likelihood")
@@ -77,7 +83,7 @@ class Plan:
         regions = regions_of(graph)
         low = {r for r in regions if precision in _allowed(r)}
         if precision == "fp16":
-            low &= {"extractor", "head"}
+            low = {r for r in low if _extracts(r) or r == "head"}
         return cls({r: precision if r in low else "fp32" for r in regions})
 
     @classmethod
@@ -90,8 +96,8 @@ class Plan:
         if precision == "fp32":
             return cls.uniform(graph, "fp32")
         products = [r for r in regions_of(graph) if flows and r.endswith((".first", ".last"))]
-        plan = cls.uniform(graph, "fp16").changed(dict.fromkeys(products, precision))
-        return plan.changed({"extractor": precision})
+        lowered = [*filter(_extracts, regions_of(graph)), *products]
+        return cls.uniform(graph, "fp16").changed(dict.fromkeys(lowered, precision))
 
     def of(self, region: str) -> Precision:
         """The precision of a region; InputError if the graph the plan was made for had none."""
@@ -106,7 +112,11 @@ class Plan:
         return Plan({**self.regions, **regions})
 
 
+def _extracts(region: str) -> bool:
+    return region.startswith("extractor")
+
+
 def _allowed(region: str) -> tuple[Precision, ...]:
-    if region in ("extractor", "head") or region.endswith((".first", ".last")):
+    if region == "head" or _extracts(region) or region.endswith((".first", ".last")):
         return ("fp32", "fp16", "bf16", "int8")
     return ("fp32",)

@@ -75,7 +75,7 @@ def quantise(
         raise InputError(f"activation {activation!r} is not one of int8, uint8")
     made = onnx.ModelProto()
     made.CopyFrom(graph)
-    whole = whole_pixels(made) if plan.regions.get("extractor") == "int8" else {}
+    whole = whole_pixels(made, plan)
     survey = _Survey(made, plan)
     writer = _Writer(constants_of(made), rounded)
     sites = survey.sites(activation)

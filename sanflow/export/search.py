@@ -2,8 +2,9 @@
 
 Every candidate runs beside FP32 in the same engine and the two take turns, so what else the machine
 does slows both; what counts is the ratio. A search begins with everything lowered. While the gate
-fails, the region goes back to FP32 that uses most of the contract for the time it saves. FP32
-itself is always a candidate, so a search ends with a graph.
+fails, the region that uses most of the contract for the time it saves goes back: to FP32, or where
+BF16 passed before, to what it was in then. FP32 itself is always a candidate, so a search ends with
+a graph.
 """
 
 from __future__ import annotations
@@ -119,9 +120,11 @@ class Search:
     def best(self, *, bf16: bool) -> Outcome:
         """The fastest graph that keeps the contract: FP32, BF16 where there is any, INT8 mixed."""
         passing = []
-        if bf16 and (found := self._descend("bf16", "fp32")):
+        rest = self._plain.plan
+        if bf16 and (found := self._descend("bf16", rest)):
             passing.append(found)
-        if found := self._descend("int8", "bf16" if passing else "fp32"):
+            rest = found[1].plan
+        if found := self._descend("int8", rest):
             passing.append(found)
         plain = Outcome(self._plain, (), tuple(self._trials))
         if not passing:
@@ -131,9 +134,10 @@ class Search:
         return Outcome(candidate, losses, tuple(self._trials)) if speed >= LEAST_GAIN else plain
 
     def _descend(
-        self, precision: Precision, rest: Precision
+        self, precision: Precision, rest: Plan
     ) -> tuple[float, Candidate, tuple[Loss, ...]] | None:
-        """The first plan to keep the contract while regions go from `precision` back to `rest`."""
+        """The first plan to keep the contract while regions go from `precision` to what `rest`,
+        which keeps it, has."""
         plan = Plan.uniform(self._bench.graph, precision)
         costs = self._regions(plan) if precision == "int8" else {}
         raised: list[str] = []
@@ -141,7 +145,8 @@ class Search:
             if time.monotonic() > self._deadline:
                 self._tell(f"{precision}: the time for searching is over")
                 return None
-            name = f"{precision} but {', '.join(raised)} in {rest}" if raised else precision
+            back = ", ".join(f"{region} in {rest.of(region)}" for region in raised)
+            name = f"{precision} but {back}" if raised else precision
             candidate = self._bench.make(plan)
             trial = self._try(name, candidate, self._few)
             if trial.speed < LEAST_GAIN:
@@ -153,7 +158,7 @@ class Search:
             costs = costs or self._regions(plan)
             worst = max(lowered, key=lambda region: _price(costs[region]))
             raised.append(worst)
-            plan = plan.changed({worst: rest})
+            plan = plan.changed({worst: rest.of(worst)})
         return None
 
     def _regions(self, plan: Plan) -> dict[str, Trial]:

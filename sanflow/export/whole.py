@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from .fold import Value, constants_of
+from .plan import Plan, region_of
 
 CENTRE = 128
 
 
-def whole_pixels(graph: onnx.ModelProto) -> dict[str, tuple[str, NDArray[np.float64]]]:
-    """Change `graph` in place; by the name of x - 128: that of x - mean, and mean - 128 (C,)."""
+def whole_pixels(graph: onnx.ModelProto, plan: Plan) -> dict[str, tuple[str, NDArray[np.float64]]]:
+    """Change `graph` in place where it is int8; by the name of x - 128: that of x - mean, and
+    mean - 128 (C,).
+    """
     constants = constants_of(graph)
     makers = {name: node for node in graph.graph.node for name in node.output}
     made = {}
@@ -26,6 +29,8 @@ def whole_pixels(graph: onnx.ModelProto) -> dict[str, tuple[str, NDArray[np.floa
         pad = makers.get(node.input[0]) if node.op_type == "Conv" else None
         less = makers.get(pad.input[0]) if pad is not None and _reflects(pad) else None
         if pad is None or less is None or not _centred(less, constants, makers):
+            continue
+        if plan.of(region_of(node.name)) != "int8":
             continue
         if any(a.name == "pads" and any(a.ints) for a in node.attribute):
             continue

@@ -7,7 +7,7 @@ A ResNet is tapped after a stage's last ReLU, MobileNetV3 at the raw output of a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torchvision.models as zoo
@@ -51,6 +51,7 @@ class Extractor(Backbone):
         self.taps = tuple(taps)
         self.channels = tuple(taps.values())
         self.prefix = "features." if name in _MOBILENET else ""
+        self.projected = name == "mobilenet_v3_large"
         self.freeze()
 
     def freeze(self) -> None:
@@ -71,15 +72,30 @@ class Extractor(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Tapped maps, fine to coarse."""
         maps = []
-        for name, stage in self.body.named_children():
-            tapped = name in self.taps
-            if tapped and self.name == "mobilenet_v3_large":
-                x, tap = _with_projection(stage, x)
-            else:
-                tap = x = stage(x)
-            if tapped:
-                maps.append(tap)
+        for blocks in self.stages():
+            x, tap = advance(blocks.values(), x, self.projected)
+            maps.append(tap)
         return maps
+
+    def stages(self) -> list[dict[str, nn.Module]]:
+        """What leads to each tap, fine to coarse: blocks by name, of which the last is tapped."""
+        stages: list[dict[str, nn.Module]] = [{}]
+        for name, block in self.body.named_children():
+            stages[-1][name] = block
+            if name in self.taps and len(stages) < len(self.taps):
+                stages.append({})
+        return stages
+
+
+def advance(blocks: Iterable[nn.Module], x: Tensor, projected: bool) -> tuple[Tensor, Tensor]:
+    """The blocks' output, and what is tapped: the same, or the last one's raw projection."""
+    *before, last = blocks
+    for block in before:
+        x = block(x)
+    if projected:
+        return _with_projection(last, x)
+    x = last(x)
+    return x, x
 
 
 def build_extractor(

@@ -54,7 +54,8 @@ def test_fp32_scores_are_the_trained_models(changes: dict[str, Any]) -> None:
 def test_every_region_is_named() -> None:
     graph = to_onnx(small_model(height=64, width=64, pools=(1,), blocks=1))
     levels = [f"level{k}.{part}" for k in (1, 2, 3) for part in ("coupling", "first", "last")]
-    assert set(regions_of(graph)) == {"input", "extractor", "head", "likelihood", *levels}
+    stages = ("extractor1", "extractor2", "features")
+    assert set(regions_of(graph)) == {"input", *stages, "head", "likelihood", *levels}
     # What is multiplied in the flow belongs to the subnets; the rest of a level moves and adds.
     for node in graph.graph.node:
         if node.name.startswith("/levels") and node.op_type == "Conv":

@@ -10,7 +10,8 @@ from sanflow.export.plan import Plan, region_of, regions_of
 
 NAMES = (
     "/pixels/Cast",
-    "/extractor/layer1/layer1.0/conv1/Conv",
+    "/features/stages.0/blocks.layer1/blocks.layer1.0/conv1/Conv",
+    "/features/AveragePool",
     "/levels.0/Slice",
     "/levels.0/blocks.0/first/Conv",
     "/levels.0/blocks.0/first/Relu",
@@ -31,6 +32,9 @@ GRAPH = helper.make_model(
         ("/pixels/Cast", "input"),
         ("pixels/Cast", "input"),
         ("/extractor/layer1/Conv", "extractor"),
+        ("/features/stages.0/layer1/Conv", "extractor1"),
+        ("features/stages.10/layer1/Conv", "extractor11"),
+        ("/features/AveragePool", "features"),
         ("/extractor/levels.0/Conv", "extractor"),
         ("/head/middle/middle.0/Conv", "head"),
         ("/mean_head/last/Conv", "head"),
@@ -52,7 +56,8 @@ def test_the_name_says_the_region(name: str, region: str) -> None:
 def test_regions_come_in_the_order_of_the_graph() -> None:
     assert regions_of(GRAPH) == (
         "input",
-        "extractor",
+        "extractor1",
+        "features",
         "level1.coupling",
         "level1.first",
         "level1.last",
@@ -65,9 +70,9 @@ def test_regions_come_in_the_order_of_the_graph() -> None:
     ("precision", "low"),
     [
         ("fp32", set()),
-        ("fp16", {"extractor", "head"}),
-        ("int8", {"extractor", "head", "level1.first", "level1.last"}),
-        ("bf16", {"extractor", "head", "level1.first", "level1.last"}),
+        ("fp16", {"extractor1", "head"}),
+        ("int8", {"extractor1", "head", "level1.first", "level1.last"}),
+        ("bf16", {"extractor1", "head", "level1.first", "level1.last"}),
     ],
 )
 def test_the_safe_policy(precision: str, low: set[str]) -> None:
@@ -77,7 +82,7 @@ def test_the_safe_policy(precision: str, low: set[str]) -> None:
         assert plan.of(region) == (precision if region in low else "fp32")
 
 
-@pytest.mark.parametrize("region", ["likelihood", "level1.coupling", "input"])
+@pytest.mark.parametrize("region", ["likelihood", "level1.coupling", "input", "features"])
 @pytest.mark.parametrize("precision", ["fp16", "int8", "bf16"])
 def test_what_must_stay_fp32_cannot_be_planned_otherwise(region: str, precision: str) -> None:
     with pytest.raises(InputError, match=f"region {region} in {precision}: expected fp32"):
@@ -94,8 +99,8 @@ def test_a_region_that_is_not_there_is_named() -> None:
 
 def test_changes_leave_the_plan_alone() -> None:
     plan = Plan.uniform(GRAPH, "int8")
-    changed = plan.changed({"extractor": "fp16"})
-    assert (plan.of("extractor"), changed.of("extractor")) == ("int8", "fp16")
+    changed = plan.changed({"extractor1": "fp16"})
+    assert (plan.of("extractor1"), changed.of("extractor1")) == ("int8", "fp16")
     assert changed.of("head") == "int8"
 
 

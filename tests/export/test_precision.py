@@ -23,9 +23,10 @@ from sanflow.calibration.ranges import Ranges
 from sanflow.cli import app
 from sanflow.errors import DataError, InputError, ParityError
 from sanflow.export import search
-from sanflow.export.candidate import Bench
+from sanflow.export.candidate import Bench, Candidate
 from sanflow.export.export import export_run, prepare
-from sanflow.export.gate import Contract
+from sanflow.export.gate import Contract, Jury
+from sanflow.export.search import Search, Trial
 from sanflow.run import Run, open_run
 from sanflow.runtime import open_engine
 from sanflow.runtime.parity import verify
@@ -33,6 +34,7 @@ from sanflow.runtime.parity import verify
 RATE = 0.1
 ANYTHING = Contract(flips_outside=1000, rank_correlation=-1, map_error=1e9)
 """What an untrained model keeps: its scores of good parts differ by less than int8 rounds."""
+STAGES = ("extractor1", "extractor2")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def test_the_manifest_says_what_is_int8(lowered: Bundle) -> None:
     assert graph.precision == "int8"
     assert graph.activation == "uint8"
     assert {r for r, p in graph.regions.items() if p == "int8"} == {
-        r for r in graph.regions if r in ("extractor", "head") or r.endswith(("first", "last"))
+        r for r in graph.regions if r in (*STAGES, "head") or r.endswith(("first", "last"))
     }
     assert graph.regions["likelihood"] == "fp32"
     small = manifest.files["model.bin"].bytes
@@ -113,7 +115,7 @@ def test_the_report_says_all_of_it(lowered: Bundle) -> None:
     for heading in ("Parity with PyTorch", "Latency on the exporting machine", "Decision"):
         assert f"<h2>{heading}</h2>" in page
     for region in lowered.manifest.graph().regions:
-        assert f"<td>{region}</td>" in page
+        assert f">{region}</td>" in page
     assert "this very graph" in page
     assert "No labelled defects were given" in page
     assert "int8 ranges come from 12 images" in page
@@ -164,10 +166,10 @@ def test_a_graph_that_fails_is_not_written_and_the_regions_say_why(
     assert "use `--precision auto`" in message
     table = dict(re.findall(r"^  ([a-z0-9.]+) +(\d+|inf) %", message, re.M))
     assert table.keys() == {
-        *("extractor", "head", "level1.first", "level1.last", "level2.first", "level2.last"),
+        *(*STAGES, "head", "level1.first", "level1.last", "level2.first", "level2.last"),
     }
-    assert float(table["extractor"]) > 100
-    assert len(lines) == 7
+    assert float(table["extractor1"]) > 100
+    assert len(lines) == 8
     assert "int8, head alone: " in " ".join(lines)
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
     assert Bundle.open(tmp_path / "b").manifest == lowered.manifest
@@ -194,7 +196,7 @@ def test_auto_raises_the_region_that_costs_most(run: Run, monkeypatch: pytest.Mo
 
     def spoilt(self: Bench) -> Ranges:
         found: Ranges = OBSERVE.func(self)
-        own = {k: v * (1e-3 if "extractor" in k else 1) for k, v in found.maxima.items()}
+        own = {k: v * (1e-3 if "stages.1" in k else 1) for k, v in found.maxima.items()}
         return dataclasses.replace(found, maxima=own)
 
     monkeypatch.setattr(Bench, "ranges", property(spoilt))
@@ -202,11 +204,36 @@ def test_auto_raises_the_region_that_costs_most(run: Run, monkeypatch: pytest.Mo
     contract = Contract(flips_outside=1000, rank_correlation=-1, map_error=0.5)
     prepared = prepare(run, precision="auto", false_alarm_rate=RATE, contract=contract)
     trials = {trial.alone: trial for trial in prepared.made[0].outcome.trials if trial.alone}
-    assert {region for region, trial in trials.items() if trial.broken} == {"extractor"}
+    assert {region for region, trial in trials.items() if trial.broken} == {"extractor2"}
     plan = prepared.made[0].outcome.candidate.plan
-    assert {r for r, p in plan.regions.items() if p == "int8"} == trials.keys() - {"extractor"}
-    assert plan.of("extractor") == "fp32"
+    assert {r for r, p in plan.regions.items() if p == "int8"} == trials.keys() - {"extractor2"}
+    assert plan.of("extractor2") == "fp32"
     assert not prepared.made[0].outcome.losses[0].broken(contract)
+
+
+def test_what_int8_gives_back_has_what_bf16_left_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One region keeps the contract in FP32 alone: INT8 may not give it back to BF16."""
+    prepared = prepare(run, "openvino", precision="fp32", false_alarm_rate=RATE)
+    jury = Jury(prepared.good, load_calibration(run).decision(RATE))
+    tried = []
+
+    def tell(
+        self: Search, title: str, made: Candidate, jury: Jury, alone: str | None = None
+    ) -> Trial:
+        tried.append(title)
+        speed = {"fp32": 1.0, "bf16": 1.5, "int8": 2.0}[made.precision]
+        spoilt = made.plan.of("extractor1") != "fp32"
+        broken = ("a verdict flips",) if spoilt else ()
+        return Trial(title, made.plan, alone, speed, np.inf if spoilt else 0.1, (), broken)
+
+    monkeypatch.setattr(Search, "_try", tell)
+    with Search(prepared.bench, jury, ANYTHING) as searching:
+        found = searching.best(bf16=True).candidate.plan
+    assert {p for r, p in found.regions.items() if r.startswith("level1.f")} == {"int8"}
+    assert found.of("extractor1") == "fp32"
+    assert tried[-1] == "int8 but extractor1 in fp32, all parts"
 
 
 @contextmanager

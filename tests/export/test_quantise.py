@@ -234,8 +234,8 @@ def test_depthwise_layers_are_quantised_per_channel_and_padded_pixels_keep_their
     images: list[NDArray[np.uint8]],
 ) -> None:
     graph = to_onnx(small_model(extractor="mobilenet_v2"))
-    assert whole_pixels(graph) == {}  # its padded zeros stand for the mean
     plan = Plan.uniform(graph, "int8")
+    assert whole_pixels(graph, plan) == {}  # its padded zeros stand for the mean
     made = quantise(graph, plan, observe(graph, images, tensors(graph, plan), "mse"), "uint8")
     scales = constants_of(made)
     depthwise = [
@@ -257,7 +257,7 @@ def test_what_relu6_leaves_is_what_is_quantised(images: list[NDArray[np.uint8]])
     made = quantise(graph, plan, ranges, "uint8")
     values = constants_of(made)
     writes = {name: node for node in made.graph.node for name in node.output}
-    clipped = [n for n in made.graph.node if n.op_type == "Clip" and "extractor" in n.name]
+    clipped = [n for n in made.graph.node if n.op_type == "Clip" and "stages" in n.name]
     assert clipped
     for node in clipped:
         assert writes[node.input[0]].op_type == "Conv"
@@ -295,7 +295,7 @@ def test_pixels_less_128_are_exact(
 ) -> None:
     moved = onnx.ModelProto()
     moved.CopyFrom(graph)
-    ((whole, (origin, shift)),) = whole_pixels(moved).items()
+    ((whole, (origin, shift)),) = whole_pixels(moved, plan).items()
     values, before = run(moved, images, whole, origin)
     np.testing.assert_array_equal(values, np.round(values))
     assert values.min() >= -128
@@ -312,7 +312,7 @@ def test_the_bias_takes_back_what_rounded_weights_add(
     graph: onnx.ModelProto, ranges: Ranges, images: list[NDArray[np.uint8]]
 ) -> None:
     """Per channel, the mean of a layer's output is kept; without the means it is not."""
-    plan = only(graph, "extractor")
+    plan = only(graph, "extractor2")
     layer = next(n for n in graph.graph.node if n.op_type == "Conv" and "layer2.1" in n.name)
     name = layer.output[0]
     unaware = Ranges(

@@ -30,6 +30,7 @@ from sanflow.runtime.parity import verify
 
 RATE = 0.1
 ANYTHING = Contract(flips_outside=1000, rank_correlation=-1, map_error=1e9)
+STAGES = ("extractor1", "extractor2")
 """What an untrained model keeps: its scores of good parts differ by less than int8 rounds."""
 
 
@@ -65,8 +66,8 @@ def test_the_usual_precision_is_fp16_and_fp32_is_there(run: Run, prepared: Prepa
     made = {one.outcome.candidate.precision: one for one in prepared.made}
     assert list(made) == ["fp16", "fp32"]
     plan = made["fp16"].outcome.candidate.plan
-    assert {r for r, p in plan.regions.items() if p == "fp16"} == {"extractor", "head"}
-    assert {p for r, p in plan.regions.items() if r not in ("extractor", "head")} == {"fp32"}
+    assert {r for r, p in plan.regions.items() if p == "fp16"} == {*STAGES, "head"}
+    assert {p for r, p in plan.regions.items() if r not in (*STAGES, "head")} == {"fp32"}
     names = [loss.engine.rsplit(" ", 1)[0] for loss in made["fp16"].outcome.losses]
     assert names == [EMULATED, "onnxruntime", "openvino"]
     assert not any(loss.flips_outside for loss in made["fp16"].outcome.losses)
@@ -90,9 +91,9 @@ def test_every_precision_is_there_with_its_operator_set_and_types(lowered: Bundl
     assert {constants[n.input[1]].data_type for n in coded} == {TensorProto.FLOAT16}
     assert {constants[n.input[2]].data_type for n in coded} == {TensorProto.INT8}
     regions = told.graph("int8").regions
-    assert regions["extractor"] == "int8"
+    assert [regions[stage] for stage in STAGES] == ["int8", "int8"]
     assert regions["head"] == "fp16"
-    assert {p for r, p in regions.items() if r not in ("extractor", "head")} == {"fp32"}
+    assert {p for r, p in regions.items() if r not in (*STAGES, "head")} == {"fp32"}
 
 
 def test_a_machine_without_a_gpu_verifies_every_graph(
@@ -154,7 +155,7 @@ def overflowing(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The same function in FP32, with a value in the extractor that FP16 cannot hold."""
     made = copy.deepcopy(graph)
     nodes = made.graph.node
-    at = next(i for i, n in enumerate(nodes) if "extractor" in n.name and n.op_type == "Relu")
+    at = next(i for i, n in enumerate(nodes) if "stages" in n.name and n.op_type == "Relu")
     node = nodes[at]
     name, node.output[0] = node.output[0], "before"
     steps = ["before", "large", "larger", "less", name]
